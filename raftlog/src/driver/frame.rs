@@ -1,0 +1,212 @@
+//! Frames: all messages of one round to one peer, in the order they were made.
+//!
+//! | bytes | meaning |
+//! |---|---|
+//! | 1 | version, 1 |
+//! | then each item: 4 | group |
+//! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word |
+//! | 4 | length of what follows |
+//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque |
+//!
+//! Numbers are big-endian. A frame has at most [`FRAME_BYTES_MAX`] bytes.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::action::Rejection;
+use crate::types::{GroupId, NodeId};
+
+/// One message in a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A message of the Raft core.
+    Raft(Bytes),
+    /// A follower's proposal on its way to the leader.
+    Propose { origin: NodeId, token: u64, data: Bytes },
+    /// It was not appended.
+    Refuse { token: u64, reason: Rejection },
+    /// The owner's.
+    Word(Bytes),
+}
+
+/// The bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Collects items into as few frames as their sizes allow.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    done: Vec<Bytes>,
+    open: BytesMut,
+    oversized: u64,
+}
+
+impl FrameBuilder {
+    pub fn add(&mut self, group: GroupId, item: &Item) {
+        let length = item.length();
+        if 1 + ITEM_HEADER_BYTES + length > FRAME_BYTES_MAX {
+            self.oversized += 1;
+            return;
+        }
+        if !self.open.is_empty() && self.open.len() + ITEM_HEADER_BYTES + length > FRAME_BYTES_MAX {
+            self.done.push(self.open.split().freeze());
+        }
+        if self.open.is_empty() {
+            self.open.put_u8(VERSION);
+        }
+        self.open.put_u32(group.0);
+        self.open.put_u8(item.kind());
+        self.open.put_u32(length as u32);
+        item.write(&mut self.open);
+    }
+
+    /// Items that fitted no frame.
+    pub fn oversized(&self) -> u64 {
+        self.oversized
+    }
+
+    pub fn finish(mut self) -> Vec<Bytes> {
+        if !self.open.is_empty() {
+            self.done.push(self.open.freeze());
+        }
+        self.done
+    }
+}
+
+impl Item {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Raft(_) => 0,
+            Self::Propose { .. } => 1,
+            Self::Refuse { .. } => 2,
+            Self::Word(_) => 3,
+        }
+    }
+
+    fn length(&self) -> usize {
+        match self {
+            Self::Raft(bytes) | Self::Word(bytes) => bytes.len(),
+            Self::Propose { data, .. } => 16 + data.len(),
+            Self::Refuse { .. } => 9,
+        }
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        match self {
+            Self::Raft(bytes) | Self::Word(bytes) => out.put_slice(bytes),
+            Self::Propose { origin, token, data } => {
+                out.put_u64(origin.0);
+                out.put_u64(*token);
+                out.put_slice(data);
+            }
+            Self::Refuse { token, reason } => {
+                out.put_u64(*token);
+                out.put_u8(match reason {
+                    Rejection::NoLeader => 0,
+                    Rejection::Overloaded => 1,
+                    Rejection::TooLarge => 2,
+                });
+            }
+        }
+    }
+}
+
+/// Reads a frame.
+pub fn decode(bytes: &Bytes) -> Result<Vec<(GroupId, Item)>, Malformed> {
+    let mut rest = bytes.clone();
+    if rest.len() > FRAME_BYTES_MAX || rest.try_get_u8().map_err(|_| Malformed)? != VERSION {
+        return Err(Malformed);
+    }
+    let mut items = Vec::new();
+    while rest.has_remaining() {
+        if rest.len() < ITEM_HEADER_BYTES {
+            return Err(Malformed);
+        }
+        let group = GroupId(rest.get_u32());
+        let kind = rest.get_u8();
+        let length = rest.get_u32() as usize;
+        if length > rest.len() {
+            return Err(Malformed);
+        }
+        items.push((group, decode_item(kind, rest.split_to(length))?));
+    }
+    Ok(items)
+}
+
+fn decode_item(kind: u8, mut body: Bytes) -> Result<Item, Malformed> {
+    Ok(match kind {
+        0 => Item::Raft(body),
+        1 if body.len() >= 16 => Item::Propose { origin: NodeId(body.get_u64()), token: body.get_u64(), data: body },
+        2 if body.len() == 9 => Item::Refuse {
+            token: body.get_u64(),
+            reason: match body.get_u8() {
+                0 => Rejection::NoLeader,
+                1 => Rejection::Overloaded,
+                2 => Rejection::TooLarge,
+                _ => return Err(Malformed),
+            },
+        },
+        3 => Item::Word(body),
+        _ => return Err(Malformed),
+    })
+}
+
+/// Most bytes of a frame.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+
+const VERSION: u8 = 1;
+const ITEM_HEADER_BYTES: usize = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items() -> Vec<(GroupId, Item)> {
+        vec![
+            (GroupId(0), Item::Raft(Bytes::from_static(b"raft"))),
+            (GroupId(7), Item::Propose { origin: NodeId(2), token: 9, data: Bytes::from_static(b"data") }),
+            (GroupId(7), Item::Refuse { token: 9, reason: Rejection::Overloaded }),
+            (GroupId(1), Item::Word(Bytes::new())),
+        ]
+    }
+
+    fn frames(items: &[(GroupId, Item)]) -> Vec<Bytes> {
+        let mut builder = FrameBuilder::default();
+        for (group, item) in items {
+            builder.add(*group, item);
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let made = frames(&items());
+        assert_eq!(made.len(), 1);
+        assert_eq!(decode(&made[0]), Ok(items()));
+    }
+
+    #[test]
+    fn every_truncation_and_flip_is_refused_or_read_without_panic() {
+        let whole = frames(&items()).remove(0);
+        for end in 0..whole.len() {
+            let cut = decode(&whole.slice(..end));
+            assert!(cut.is_err() || cut.is_ok_and(|items| items.len() < 4), "cut at {end}");
+        }
+        for place in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.to_vec();
+                bytes[place] ^= 1 << bit;
+                drop(decode(&Bytes::from(bytes)));
+            }
+        }
+    }
+
+    #[test]
+    fn large_rounds_become_several_frames() {
+        let item = Item::Word(Bytes::from(vec![0; 600_000]));
+        let made = frames(&[(GroupId(0), item.clone()), (GroupId(0), item.clone())]);
+        assert_eq!(made.len(), 2);
+        let mut builder = FrameBuilder::default();
+        builder.add(GroupId(0), &Item::Word(Bytes::from(vec![0; FRAME_BYTES_MAX])));
+        assert_eq!((builder.oversized(), builder.finish().len()), (1, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! Who belongs to a group: voters and learners.
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost011::Message;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
+
+use crate::types::NodeId;
+
+/// The members of a group at some index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+    /// Who only listens.
+    pub learners: BTreeSet<NodeId>,
+    /// In the middle of a joint change: the voters that are to leave.
+    pub outgoing: BTreeSet<NodeId>,
+}
+
+/// A change of one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A new member that listens; or a voter that listens only from now on.
+    AddLearner(NodeId),
+    /// A learner gets its vote.
+    Promote(NodeId),
+    /// A member leaves.
+    Remove(NodeId),
+}
+
+impl Members {
+    /// The meta of a group's first state: these voters, at log time 0.
+    #[must_use]
+    pub fn founders(voters: &[NodeId]) -> Bytes {
+        let voters = voters.iter().map(|id| id.0).collect();
+        encode_meta(&ConfState { voters, ..ConfState::default() }, 0)
+    }
+
+    pub(super) fn of(state: &ConfState) -> Self {
+        let ids = |list: &[u64]| list.iter().map(|id| NodeId(*id)).collect();
+        Self { voters: ids(&state.voters), learners: ids(&state.learners), outgoing: ids(&state.voters_outgoing) }
+    }
+}
+
+impl MemberChange {
+    pub(super) fn message(self) -> ConfChangeV2 {
+        let (kind, id) = match self {
+            Self::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+            Self::Promote(id) => (ConfChangeType::AddNode, id),
+            Self::Remove(id) => (ConfChangeType::RemoveNode, id),
+        };
+        let mut single = ConfChangeSingle { node_id: id.0, ..ConfChangeSingle::default() };
+        single.set_change_type(kind);
+        let mut change = ConfChangeV2::default();
+        change.changes.push(single);
+        change
+    }
+}
+
+/// Log time (8 bytes, big-endian) and members, as stored with a snapshot.
+pub(super) fn encode_meta(state: &ConfState, time_ms: u64) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(8 + state.encoded_len());
+    bytes.put_u64(time_ms);
+    bytes.put_slice(&state.encode_to_vec());
+    bytes.freeze()
+}
+
+pub(super) fn decode_meta(bytes: &[u8]) -> Result<(ConfState, u64), prost011::DecodeError> {
+    let (time, state) =
+        bytes.split_first_chunk::<8>().ok_or_else(|| prost011::DecodeError::new("snapshot meta is too short"))?;
+    Ok((ConfState::decode(state)?, u64::from_be_bytes(*time)))
+}

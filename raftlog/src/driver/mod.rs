@@ -1,0 +1,380 @@
+//! The driver: all Raft groups of a process as one plain state machine. No clock, no socket, no disk, no randomness but
+//! its seed.
+//!
+//! The owner calls, in this order, as often as it likes:
+//! 1. [`Driver::set_now`], then any of the `handle_*` methods and verbs;
+//! 2. [`Driver::poll`], and carries out the actions in their order: what is applied is visible before anything is sent
+//!    that tells others so;
+//! 3. [`Driver::handle_persisted`] once a `Persist` round is on disk: acknowledgements leave only after it. A leader's
+//!    appends leave before its own sync (Ongaro 2014, section 10.2.1).
+
+mod action;
+mod config;
+mod frame;
+mod group;
+mod members;
+mod memlog;
+mod random;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use self::{
+    frame::{FrameBuilder, Item},
+    group::{Group, Outbox},
+    random::Random,
+};
+use crate::{
+    plant::{self, Plant},
+    types::{GroupId, Index, NodeId},
+};
+
+pub use self::{
+    action::{Action, Committed, Content, GroupStatus, Rejection, Role, SnapshotFile},
+    config::{Counters, DriverConfig, GroupStart, SnapshotStart},
+    frame::FRAME_BYTES_MAX,
+    members::{MemberChange, Members},
+};
+
+/// All groups of one replica.
+pub struct Driver {
+    config: DriverConfig,
+    now_ms: u64,
+    groups: Vec<Group>,
+    outbox: Outbox,
+    actions: Vec<Action>,
+    /// The last round that was given out to be persisted.
+    round: u64,
+    /// The last round known to be on disk.
+    persisted: u64,
+    /// Whether this replica may lead: not while its disk is full.
+    may_lead: bool,
+    /// Something is wrong beyond repair: nothing more is done.
+    broken: bool,
+    random: Random,
+    counters: Counters,
+}
+
+impl Driver {
+    /// A driver of `groups`, which must be numbered 0, 1, 2, ... in order.
+    ///
+    /// # Errors
+    /// If a group's recovered state contradicts itself.
+    pub fn new(config: DriverConfig, groups: Vec<GroupStart>) -> Result<Self, raft::Error> {
+        let mut random = Random::new(config.seed);
+        let groups =
+            groups.into_iter().map(|start| Group::new(&config, start, &mut random)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            config,
+            now_ms: 0,
+            groups,
+            outbox: Outbox::default(),
+            actions: Vec::new(),
+            round: 0,
+            persisted: 0,
+            may_lead: true,
+            broken: false,
+            random,
+            counters: Counters::default(),
+        })
+    }
+
+    /// This replica's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// How many groups there are.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.groups.len() as u32
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sets the monotonic time that log time is made of, in milliseconds.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// One tick of `config.tick_ms` has passed.
+    pub fn handle_tick(&mut self) {
+        for group in &mut self.groups {
+            group.tick(self.now_ms, self.may_lead, &mut self.random, &mut self.counters);
+        }
+    }
+
+    /// A frame of a peer came in. Bytes that make no sense are counted and dropped.
+    ///
+    /// Other items of the frame that are not the driver's are handed back in `Action::Word`.
+    pub fn handle_frame(&mut self, from: NodeId, bytes: &Bytes) {
+        let Ok(items) = frame::decode(bytes) else {
+            self.counters.frames_malformed += 1;
+            return;
+        };
+        for (group, item) in items {
+            match item {
+                Item::Raft(message) => self.step(from, group, &message),
+                Item::Propose { origin, token, data } => self.take_forwarded(from, group, origin, token, data),
+                Item::Refuse { token, reason } => {
+                    self.actions.push(Action::Rejected { group, token, reason });
+                }
+                Item::Word(bytes) => self.actions.push(Action::Word { from, group, bytes }),
+            }
+        }
+    }
+
+    /// All records and files of that round, and of all before it, are on disk.
+    pub fn handle_persisted(&mut self, round: u64) {
+        self.persisted = self.persisted.max(round);
+        for group in &mut self.groups {
+            group.persisted(round, &mut self.outbox, &mut self.actions);
+        }
+    }
+
+    /// The link to a peer broke. `gone`: nothing listens there any more, so groups it led need not wait for a timeout.
+    pub fn handle_peer_down(&mut self, peer: NodeId, gone: bool) {
+        for group in &mut self.groups {
+            group.peer_down(peer, gone, &mut self.random);
+        }
+    }
+
+    /// A snapshot came in whole: `message` is the Raft message that announced it, `body` the state, of which the owner
+    /// has found that it is the one at `index`.
+    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], index: Index, body: Bytes) {
+        let Some(found) = self.groups.get_mut(group.0 as usize) else {
+            self.counters.frames_malformed += 1;
+            return;
+        };
+        let decoded = group::decode_message(message).ok();
+        if decoded.as_ref().is_some_and(|message| message.from != from.0 || message.to != self.config.id.0) {
+            self.counters.messages_dropped += 1;
+            return;
+        }
+        if let Some(message) = decoded
+            && message.msg_type() == raft::eraftpb::MessageType::MsgSnapshot
+            && (message.get_snapshot().get_metadata().index == index.0 || plant::on(Plant::AnyBody))
+        {
+            found.step_snapshot(message, body, &mut self.counters);
+        } else {
+            self.counters.frames_malformed += 1;
+        }
+    }
+
+    /// How the sending of a snapshot ended.
+    pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
+        if let Some(group) = self.groups.get_mut(group.0 as usize) {
+            group.snapshot_sent(to, arrived);
+        }
+    }
+
+    /// Proposes an entry: appended if this replica leads the group, else forwarded to the leader. The answer is the
+    /// entry itself among the committed ones, with this replica as origin and this token; or `Action::Rejected`, after
+    /// which it was certainly not appended; or nothing, if it was lost on the way: the owner keeps its own deadline.
+    pub fn propose(&mut self, group: GroupId, token: u64, data: Bytes) {
+        let origin = self.config.id;
+        let overloaded = self.overloaded();
+        let Some(found) = self.groups.get_mut(group.0 as usize) else { return };
+        let rejection = if data.len() > ENTRY_BYTES_MAX {
+            Some(Rejection::TooLarge)
+        } else if overloaded {
+            Some(Rejection::Overloaded)
+        } else if found.leads() {
+            found.propose(self.now_ms, origin, token, &data, &self.config).err()
+        } else if let Some(leader) = found.leader() {
+            self.outbox.add(leader, group, Item::Propose { origin, token, data });
+            None
+        } else {
+            Some(Rejection::NoLeader)
+        };
+        self.counters.proposed += 1;
+        if let Some(reason) = rejection {
+            self.actions.push(Action::Rejected { group, token, reason });
+        }
+    }
+
+    /// Sends bytes that are not the driver's to the owner of a peer, with the frames of this round.
+    pub fn send_word(&mut self, to: NodeId, group: GroupId, bytes: Bytes) {
+        self.outbox.add(to, group, Item::Word(bytes));
+    }
+
+    /// Asks for proof of the present: `Action::ReadReady` with this context says that everything committed before this
+    /// call is at or below its index. `false`: not to be had now, ask again later.
+    pub fn read_index(&mut self, group: GroupId, context: u64) -> bool {
+        self.groups.get_mut(group.0 as usize).is_some_and(|group| group.read_index(context))
+    }
+
+    /// Proposes a change of members to a group that this replica leads; `false` if it cannot be taken now.
+    pub fn propose_members(&mut self, group: GroupId, change: MemberChange) -> bool {
+        let now_ms = self.now_ms;
+        self.groups.get_mut(group.0 as usize).is_some_and(|group| group.propose_members(now_ms, change))
+    }
+
+    /// Has the leadership of a group handed to a voter; a follower passes that on to the leader.
+    pub fn transfer(&mut self, group: GroupId, to: NodeId) {
+        if let Some(group) = self.groups.get_mut(group.0 as usize) {
+            group.transfer(to);
+        }
+    }
+
+    /// Whether this replica may lead. Taking it away resigns at once.
+    pub fn set_may_lead(&mut self, may_lead: bool) {
+        self.may_lead = may_lead;
+        if !may_lead {
+            for group in &mut self.groups {
+                group.resign();
+            }
+        }
+    }
+
+    /// The owner's state of a group, as `Action::Snapshot` asked: it will be stored, the log cut, and sent to followers
+    /// that need it. `index` is that of the last entry the state contains, which must be the last one handed out.
+    pub fn snapshot(&mut self, group: GroupId, index: Index, body: Bytes) {
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.snapshot(index.0, body, &self.config);
+        }
+    }
+
+    /// Asks for a snapshot of a quiet group whose few live records hold back the oldest segment of the log.
+    pub fn request_snapshot(&mut self, group: GroupId) {
+        if let Some(group) = self.groups.get_mut(group.0 as usize) {
+            group.request_snapshot();
+        }
+    }
+
+    /// How a group stands.
+    #[must_use]
+    pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
+        self.groups.get(group.0 as usize).map(Group::status)
+    }
+
+    /// Whether this replica leads the group. It may not have committed anything in its term yet.
+    #[must_use]
+    pub fn leads(&self, group: GroupId) -> bool {
+        self.groups.get(group.0 as usize).is_some_and(Group::leads)
+    }
+
+    /// Who leads the group, as far as is known here.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.groups.get(group.0 as usize).and_then(Group::leader)
+    }
+
+    /// The log time that an entry proposed now would get, if this replica leads the group.
+    #[must_use]
+    pub fn log_time(&self, group: GroupId) -> Option<u64> {
+        self.groups.get(group.0 as usize).and_then(|group| group.log_time(self.now_ms))
+    }
+
+    /// An entry that is still in memory.
+    #[must_use]
+    pub fn entry(&self, group: GroupId, index: Index) -> Option<Committed> {
+        self.groups.get(group.0 as usize).and_then(|group| group.entry(index))
+    }
+
+    /// What is to be done now; see the type's doc for the order.
+    #[must_use]
+    pub fn poll(&mut self) -> Vec<Action> {
+        if self.broken {
+            return Vec::new();
+        }
+        let mut persist = group::Persist::new(self.round + 1);
+        for group in &mut self.groups {
+            group.drain(&mut persist, &mut self.outbox, &mut self.actions, &mut self.counters, &self.config);
+        }
+        let broken = self.groups.iter_mut().zip(0..).find_map(|(group, id)| Some((id, group.take_broken()?)));
+        if let Some((id, why)) = broken {
+            self.broken = true;
+            return vec![Action::Broken { group: GroupId(id), why }];
+        }
+        if !persist.is_empty() {
+            self.round += 1;
+            self.actions.push(persist.into_action());
+        }
+        for (to, builder) in std::mem::take(&mut self.outbox.frames) {
+            self.counters.frames_oversized += builder.oversized();
+            for frame in builder.finish() {
+                self.actions.push(Action::Send { to, frame });
+            }
+        }
+        for (to, group, message, body) in self.outbox.snapshots.drain(..) {
+            self.actions.push(Action::SendSnapshot { to, group, message, body });
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Panics where the state contradicts itself. For tests and the simulator.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    pub fn check_invariants(&self) {
+        assert!(self.persisted <= self.round, "nothing is persisted that was not given out");
+        for group in &self.groups {
+            group.check_invariants(self.persisted);
+        }
+    }
+
+    fn step(&mut self, from: NodeId, group: GroupId, message: &[u8]) {
+        let overloaded = self.overloaded();
+        let Some(found) = self.groups.get_mut(group.0 as usize) else {
+            self.counters.frames_malformed += 1;
+            return;
+        };
+        match group::decode_message(message) {
+            // What would have to be stored is dropped while the disk does not keep up: the leader sends it again.
+            // And what is meant for another: an id that was here before this one.
+            Ok(message)
+                if message.from == from.0
+                    && message.to == self.config.id.0
+                    && (!overloaded || message.entries.is_empty()) =>
+            {
+                found.step(message, &mut self.counters);
+            }
+            Ok(_) => self.counters.messages_dropped += 1,
+            Err(_) => self.counters.frames_malformed += 1,
+        }
+    }
+
+    fn take_forwarded(&mut self, from: NodeId, group: GroupId, origin: NodeId, token: u64, data: Bytes) {
+        let overloaded = self.overloaded();
+        let Some(found) = self.groups.get_mut(group.0 as usize) else {
+            self.counters.frames_malformed += 1;
+            return;
+        };
+        let answer = if data.len() > ENTRY_BYTES_MAX {
+            Err(Rejection::TooLarge)
+        } else if overloaded {
+            Err(Rejection::Overloaded)
+        } else if found.leads() {
+            found.propose(self.now_ms, origin, token, &data, &self.config)
+        } else {
+            Err(Rejection::NoLeader)
+        };
+        if let Err(reason) = answer {
+            self.outbox.add(from, group, Item::Refuse { token, reason });
+        }
+    }
+
+    /// Whether the disk is so far behind that nothing more may be taken in.
+    fn overloaded(&self) -> bool {
+        self.round - self.persisted > ROUNDS_IN_FLIGHT_MAX
+    }
+}
+
+/// The messages of one round to each peer.
+type Frames = BTreeMap<NodeId, FrameBuilder>;
+
+/// Most bytes of one entry's data; so it fits a frame with room to spare.
+pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
+
+/// Most rounds that wait for the disk at once.
+pub const ROUNDS_IN_FLIGHT_MAX: u64 = 1024;
+
+#[cfg(test)]
+mod tests;

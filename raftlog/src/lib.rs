@@ -1,0 +1,12 @@
+//! The agreement: a replicated, durable log of opaque bytes in many groups. Knows nothing of what it carries.
+
+pub mod disk;
+pub mod driver;
+#[cfg(feature = "net")]
+pub mod net;
+pub mod plant;
+pub mod types;
+pub mod wal;
+
+pub use driver::{Action, Driver, DriverConfig};
+pub use types::{GroupId, Index, NodeId, Record, Term};

@@ -1,0 +1,273 @@
+//! The side of the transport that is dialled: takes frames and snapshots from those whom the gate lets in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::body::{Body, BodyError};
+use super::counters::{add, one};
+use super::gate::{Event, Refused};
+use super::generated::link_server::Link;
+use super::generated::{Hello, HelloReply, LinkReply, LinkRequest, SnapshotPart, SnapshotReply};
+use super::inbound::Ticket;
+use super::options::{BATCH_FRAMES_MAX, FRAME_BYTES_MAX, LINK_VERSION, REFUSAL_TEXT_CHARS_MAX};
+use super::tasks::Alive;
+use super::transport::Shared;
+use crate::NodeId;
+
+/// Serves the peers' protocol; made by [`Transport::service`](super::Transport::service).
+#[derive(Clone)]
+pub struct LinkService {
+    shared: Arc<Shared>,
+}
+
+impl LinkService {
+    pub(super) fn new(shared: Arc<Shared>) -> LinkService {
+        LinkService { shared }
+    }
+
+    /// The first message of a stream, in time and while not too many others are waited for.
+    async fn first<M>(&self, stream: &mut Streaming<M>) -> Result<M, Status> {
+        let counters = &self.shared.counters;
+        let Ok(_place) = self.shared.hellos.try_acquire() else {
+            one(&counters.inbound_shed);
+            return Err(Status::resource_exhausted("too many streams are waiting for their hello"));
+        };
+        let first = tokio::select! {
+            () = self.shared.closed() => return Err(closing()),
+            first = timeout(self.shared.options.hello_timeout, stream.message()) => first,
+        };
+        let missing = match first {
+            Ok(Ok(Some(message))) => return Ok(message),
+            Ok(Ok(None)) => Status::invalid_argument("no hello"),
+            Ok(Err(status)) => status,
+            Err(_) => Status::deadline_exceeded("no hello in time"),
+        };
+        one(&counters.inbound_hellos_missing);
+        Err(missing)
+    }
+
+    /// The gate's answer to a hello.
+    fn admit(&self, hello: Option<Hello>, remote: SocketAddr) -> Result<Result<(NodeId, Bytes), Refused>, Status> {
+        let counters = &self.shared.counters;
+        let Some(hello) = hello else {
+            one(&counters.inbound_hellos_missing);
+            return Err(Status::invalid_argument("the first message has no hello"));
+        };
+        let answer = if hello.version == LINK_VERSION {
+            self.shared.gate.admit(&hello.payload, remote)
+        } else {
+            let text = format!(
+                "version {} of the protocol between peers is not spoken here, only {LINK_VERSION}",
+                hello.version
+            );
+            Err(Refused::new(Refused::VERSION, text))
+        };
+        if let Err(refused) = &answer {
+            one(&counters.inbound_hellos_refused);
+            tracing::debug!(%remote, code = refused.code, reason = refused.text, "hello refused");
+        }
+        Ok(answer)
+    }
+}
+
+#[tonic::async_trait]
+impl Link for LinkService {
+    type LinkStream = ReceiverStream<Result<LinkReply, Status>>;
+
+    async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
+        let remote = remote(&request)?;
+        let mut requests = request.into_inner();
+        let first = self.first(&mut requests).await?;
+        let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
+        match self.admit(first.hello, remote)? {
+            Ok((from, payload)) => {
+                say_hello(&replies, HelloReply { accepted: true, payload, ..HelloReply::default() })?;
+                self.open(from, requests, replies)?;
+            }
+            Err(Refused { code, text }) => {
+                say_hello(&replies, HelloReply { code, text: shortened(&text), ..HelloReply::default() })?;
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<SnapshotReply>, Status> {
+        let _alive = self.shared.tasks.enter();
+        let result = tokio::select! {
+            () = self.shared.closed() => Err(closing()),
+            result = self.receive_snapshot(request) => result,
+        };
+        match &result {
+            Ok(reply) if reply.get_ref().accepted => one(&self.shared.counters.snapshots_received),
+            Ok(_) | Err(_) => one(&self.shared.counters.snapshots_receive_failed),
+        }
+        result
+    }
+}
+
+/// A link that was let in.
+struct IncomingLink {
+    shared: Arc<Shared>,
+    from: NodeId,
+    requests: Streaming<LinkRequest>,
+    replies: mpsc::Sender<Result<LinkReply, Status>>,
+}
+
+impl IncomingLink {
+    async fn run(mut self, mut ticket: Ticket, _alive: Alive) {
+        loop {
+            tokio::select! {
+                _ = &mut ticket.closed => break,
+                request = self.requests.message() => match request {
+                    Ok(Some(request)) => if !self.take(request) { break },
+                    Ok(None) => break,
+                    Err(status) => {
+                        // Too large a message, or one that cannot be decoded; everything else is a lost connection.
+                        if matches!(status.code(), Code::OutOfRange | Code::Internal) {
+                            one(&self.shared.counters.inbound_links_broken);
+                        }
+                        break;
+                    }
+                },
+            }
+            // A flood must not keep the thread from others.
+            consume_budget().await;
+        }
+        self.shared.inbound.ended(self.from, &ticket);
+        one(&self.shared.counters.inbound_links_closed);
+    }
+
+    /// Hands the frames on; false when the link has to close.
+    fn take(&self, request: LinkRequest) -> bool {
+        let counters = &self.shared.counters;
+        if request.frames.len() > BATCH_FRAMES_MAX || request.hello.is_some() {
+            one(&counters.inbound_links_broken);
+            return false;
+        }
+        for bytes in request.frames {
+            let len = bytes.len();
+            if len > FRAME_BYTES_MAX {
+                one(&counters.dropped_received_oversized);
+            } else if self.shared.inbox.offer(Event::Frame { from: self.from, bytes }).is_ok() {
+                one(&counters.frames_received);
+                add(&counters.frame_bytes_received, len);
+            } else {
+                one(&counters.dropped_inbox_full);
+            }
+        }
+        // A peer that does not read its pongs loses the link by itself.
+        let pong = LinkReply { hello: None, pong: request.ping };
+        request.ping == 0 || self.replies.try_send(Ok(pong)).is_ok()
+    }
+}
+
+impl LinkService {
+    /// Takes what comes from `from` until the link ends.
+    fn open(
+        &self,
+        from: NodeId,
+        requests: Streaming<LinkRequest>,
+        replies: mpsc::Sender<Result<LinkReply, Status>>,
+    ) -> Result<(), Status> {
+        let alive = self.shared.tasks.enter();
+        let Some(ticket) = self.shared.inbound.open(from, self.shared.options.inbound_links_max) else {
+            one(&self.shared.counters.inbound_shed);
+            return Err(Status::resource_exhausted("too many links"));
+        };
+        // A shutdown closes the links that it finds; one that is entered later finds the shutdown.
+        if self.shared.is_closed() {
+            self.shared.inbound.ended(from, &ticket);
+            return Err(closing());
+        }
+        one(&self.shared.counters.inbound_links_opened);
+        let incoming = IncomingLink { shared: self.shared.clone(), from, requests, replies };
+        self.shared.runtime.spawn(incoming.run(ticket, alive));
+        self.shared.directory.redial(from);
+        Ok(())
+    }
+
+    async fn receive_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotPart>>,
+    ) -> Result<Response<SnapshotReply>, Status> {
+        let remote = remote(&request)?;
+        let mut parts = request.into_inner();
+        let header = self.first(&mut parts).await?.header.ok_or_else(|| Status::invalid_argument("no header"))?;
+        let from = match self.admit(header.hello.clone(), remote)? {
+            Ok((from, _)) => from,
+            Err(refused) => return Ok(snapshot_reply(Err(refused))),
+        };
+        let Some(turn) = self.shared.inbound.snapshot_turn(from) else {
+            one(&self.shared.counters.inbound_shed);
+            return Err(Status::resource_exhausted("another snapshot of this sender is on its way"));
+        };
+        let body = Body::new(&header, self.shared.options.snapshot_bytes_max, self.shared.snapshot_room.clone());
+        let body = self.collect(body.map_err(status)?, &mut parts).await?;
+        let (bytes, held) = body.finish().map_err(status)?;
+        let gate = self.shared.gate.clone();
+        let alive = self.shared.tasks.enter();
+        let install = move || {
+            let installed = gate.snapshot(from, header.meta, bytes);
+            // Kept until here even if nobody waits for the answer any more.
+            drop((turn, held, alive));
+            installed
+        };
+        let installed = self.shared.runtime.spawn_blocking(install).await;
+        let installed = installed.map_err(|_| Status::internal("installing the snapshot failed"))?;
+        Ok(snapshot_reply(installed))
+    }
+
+    async fn collect(&self, mut body: Body, parts: &mut Streaming<SnapshotPart>) -> Result<Body, Status> {
+        while !body.is_whole() {
+            let next = timeout(self.shared.options.snapshot_idle_timeout, parts.message()).await;
+            let next = next.map_err(|_| Status::deadline_exceeded("the snapshot stands still"))??;
+            let Some(SnapshotPart { chunk: Some(chunk), .. }) = next else { break };
+            body.push(&chunk).map_err(status)?;
+            add(&self.shared.counters.snapshot_bytes_received, chunk.data.len());
+        }
+        Ok(body)
+    }
+}
+
+fn remote<M>(request: &Request<M>) -> Result<SocketAddr, Status> {
+    request.remote_addr().ok_or_else(|| Status::internal("the server does not say where its clients come from"))
+}
+
+fn say_hello(replies: &mpsc::Sender<Result<LinkReply, Status>>, hello: HelloReply) -> Result<(), Status> {
+    let reply = LinkReply { hello: Some(hello), pong: 0 };
+    replies.try_send(Ok(reply)).map_err(|_| Status::internal("no room for the first reply"))
+}
+
+fn closing() -> Status {
+    Status::unavailable("this instance is closing its links")
+}
+
+fn snapshot_reply(installed: Result<(), Refused>) -> Response<SnapshotReply> {
+    Response::new(match installed {
+        Ok(()) => SnapshotReply { accepted: true, ..SnapshotReply::default() },
+        Err(refused) => SnapshotReply { accepted: false, code: refused.code, text: shortened(&refused.text) },
+    })
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(REFUSAL_TEXT_CHARS_MAX).collect()
+}
+
+fn status(error: BodyError) -> Status {
+    let text = error.to_string();
+    match error {
+        BodyError::TooLarge { .. } | BodyError::NoRoom => Status::resource_exhausted(text),
+        BodyError::EmptyChunk | BodyError::TooLong => Status::invalid_argument(text),
+        BodyError::TooShort { .. } | BodyError::ChunkDamaged { .. } | BodyError::Damaged => Status::data_loss(text),
+    }
+}
+
+/// How many replies may wait for a peer that does not read.
+const REPLIES_WAITING_MAX: usize = 8;
