@@ -1,0 +1,136 @@
+//! What a replica asks of the threads around it, and what it answers.
+
+use bytes::Bytes;
+use flow::{BackendId, ControlOutcome, ControlTable, GroupView, Pin, PoolId};
+use raftlog::{
+    GroupId, NodeId, Record, Term,
+    driver::{Rejection, Role, SnapshotFile},
+};
+
+/// Names a question, so that its answer finds the asker. Never used twice in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// One thing to do, in the order given: what is published is visible before anything is sent that tells of it.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Readers see this from now on.
+    PublishControl(ControlTable),
+    /// Readers of this pin group see this from now on.
+    PublishGroup(GroupId, Box<GroupView>),
+    /// The answer to `Replica::choose`.
+    Chosen(Ticket, Chosen),
+    /// The answer to `Replica::submit` and the like.
+    Submitted(Ticket, Submitted),
+    /// Store, then `Replica::handle_persisted`.
+    Persist {
+        /// Counts up.
+        round: u64,
+        /// All groups' records.
+        records: Vec<Record>,
+        /// Snapshots that they refer to, to be stored first.
+        files: Vec<SnapshotFile>,
+        /// Whether anything acknowledged depends on it.
+        sync: bool,
+    },
+    /// Send a frame; it may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// The bytes.
+        frame: Bytes,
+    },
+    /// Send a snapshot, then `Replica::handle_snapshot_sent`.
+    SendSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// The group.
+        group: GroupId,
+        /// The message that goes with it.
+        message: Bytes,
+        /// The state.
+        body: Bytes,
+    },
+    /// Check this backend now, whatever its interval.
+    ProbeNow(BackendId),
+    /// Build the slot table of a pool, then `Replica::slots_built`.
+    BuildSlots {
+        /// The pool.
+        pool: PoolId,
+        /// The fleet's key of picks.
+        key: [u8; 16],
+        /// Who takes new clients, with weights.
+        members: Vec<(BackendId, u32)>,
+    },
+    /// The role in a group changed.
+    Role(GroupRole),
+    /// What this replica holds contradicts itself or its peers, beyond repair: say why and stop the process at once. It is
+    /// the only output, and the last one.
+    Broken {
+        /// In which group.
+        group: GroupId,
+        /// What is wrong.
+        why: String,
+    },
+    /// The lease in this instance's configuration is not the fleet's, which counts. Said once.
+    OtherLease {
+        /// As configured, in milliseconds.
+        configured_ms: u64,
+        /// As committed at the fleet's birth, in milliseconds.
+        fleet_ms: u64,
+    },
+    /// This instance was removed from the fleet: it serves nothing any more.
+    Removed,
+}
+
+/// A role, for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupRole {
+    /// The group.
+    pub group: GroupId,
+    /// What this instance is in it.
+    pub role: Role,
+    /// In which term.
+    pub term: Term,
+    /// Who leads, if known.
+    pub leader: Option<NodeId>,
+}
+
+/// The answer to a choice.
+pub type Chosen = Result<Answered, Refusal>;
+
+/// A choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The pin.
+    pub pin: Pin,
+    /// Whether it is committed; else it is an isolated instance's guess.
+    pub committed: bool,
+}
+
+/// Why there is no choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No lease by the deadline.
+    NoLease,
+    /// Nothing committed by the deadline.
+    Timeout,
+    /// Nobody takes new clients.
+    NoBackend,
+    /// The pool is unknown.
+    NoPool,
+    /// Too many choices are waiting, or the table is full.
+    Overloaded,
+}
+
+/// The answer to a submitted command.
+pub type Submitted = Result<ControlOutcome, SubmitError>;
+
+/// Why a command has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubmitError {
+    /// It was not appended, for certain.
+    NotDone(Rejection),
+    /// It may have been appended, or may yet be.
+    Unknown,
+}

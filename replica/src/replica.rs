@@ -1,0 +1,671 @@
+//! The replica: one instance's log, tables, leases and open questions as one plain state machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use flow::{
+    BackendId, Birth, ControlCommand, ControlTable, Epoch, GroupView, Incarnation, InstanceId, Lease, LogTime,
+    PinCommand, PinKey, PoolId, Revision, RoundRobin, SlotTable, View,
+    plant::{self, Plant},
+};
+use raftlog::{
+    GroupId, Index, NodeId,
+    driver::{Action, Counters, Driver, DriverConfig, GroupStart, GroupStatus, Role},
+};
+
+use crate::{
+    choosing::Choosing,
+    lease::LeaseBook,
+    output::{GroupRole, Output, Ticket},
+    proposals::Proposal,
+    storage::FIRST,
+    tables::{Control, PinGroup, RestoreError, Waiting},
+    words::{LeaseGrant, Word},
+};
+
+/// Settings of a replica.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// Settings of the driver; its id is this instance's.
+    pub driver: DriverConfig,
+    /// This life of the data directory.
+    pub incarnation: Incarnation,
+    /// How long a lease lasts by the configuration, in milliseconds. What counts is the fleet's, committed at its birth:
+    /// a leader waits out leases that were granted by others.
+    pub lease_ms: u64,
+    /// Most pins of one group: beyond that this replica proposes no pin for a new client. It never decides what is
+    /// applied, which is the same everywhere.
+    pub pins_per_group_max: usize,
+    /// Most choices that wait for a commit at once.
+    pub choosing_max: usize,
+    /// The fleet's first word, should this replica be the first to lead; none for one that joins a fleet.
+    pub birth: Option<Birth>,
+    /// Where tokens start, and what this life of the process is known by in lease asks: drawn at random, so that no two
+    /// lives of an instance share one.
+    pub token_start: u64,
+}
+
+/// One instance's core. See [`crate`].
+///
+/// Times are milliseconds of the instance's CLOCK_BOOTTIME; [`Replica::set_now`] comes before every other call.
+pub struct Replica {
+    pub(crate) config: ReplicaConfig,
+    pub(crate) now_ms: u64,
+    pub(crate) driver: Driver,
+    pub(crate) control: Control,
+    pub(crate) groups: Vec<PinGroup>,
+    /// Leases granted by this replica, by group; the first is of group 0.
+    pub(crate) books: Vec<LeaseBook>,
+    /// Lease asks of this replica, by group.
+    pub(crate) asks: Vec<AskState>,
+    pub(crate) control_lease: Lease,
+    pub(crate) proposals: Waiting<Proposal>,
+    pub(crate) choosing: Choosing,
+    pub(crate) slots: BTreeMap<PoolId, Slots>,
+    pub(crate) turns: BTreeMap<PoolId, (Revision, RoundRobin)>,
+    pub(crate) touches: Vec<BTreeSet<PinKey>>,
+    pub(crate) views: BTreeMap<BackendId, View>,
+    pub(crate) seen: BTreeMap<InstanceId, Incarnation>,
+    /// What this replica proposed as a duty, and when: not again for a while.
+    pub(crate) duties: BTreeMap<Duty, u64>,
+    pub(crate) next_token: u64,
+    pub(crate) reads: BTreeMap<u64, Read>,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) removed: bool,
+    /// It was said that the fleet's lease is not the configured one.
+    pub(crate) lease_compared: bool,
+    health: Health,
+    wall_offset_ms: u64,
+    /// How much of that the driver was shown: nothing, but for a planted bug.
+    wall_shown_ms: u64,
+    pub(crate) counts: ReplicaCounts,
+}
+
+/// Whether this replica can go on.
+#[derive(Debug)]
+enum Health {
+    Good,
+    /// What it holds cannot be, which is yet to be said.
+    Broken(Output),
+    /// It was said. Nothing more is done.
+    Over,
+}
+
+/// A linearizable read that waits for its proof, then for its index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    pub group: GroupId,
+    pub ticket: Ticket,
+    pub index: Option<u64>,
+    pub issued_ms: Option<u64>,
+    pub deadline_ms: u64,
+}
+
+/// Something that a leader (or voter) sees to, proposed once in a while until it is so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Duty {
+    Birth,
+    Vote(BackendId),
+    Verdict(BackendId),
+    Seen(InstanceId),
+    Epoch(GroupId, Epoch),
+    Prove(GroupId),
+    Settle(GroupId, u64),
+    Tick(GroupId),
+    Touch(GroupId),
+    Members(GroupId),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AskState {
+    pub last_ms: Option<u64>,
+    pub told: u64,
+}
+
+/// The slot table of a pool, with the members it was built of.
+pub(crate) struct Slots {
+    pub members: Vec<(BackendId, u32)>,
+    pub table: Option<SlotTable>,
+}
+
+/// What a replica counts, beside its driver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaCounts {
+    /// Choices refused because too many waited.
+    pub choices_shed: u64,
+    /// Touches dropped because too many waited.
+    pub touches_shed: u64,
+    /// Words that made no sense.
+    pub words_malformed: u64,
+    /// Leases granted to instances.
+    pub leases_granted: u64,
+    /// Assign commands proposed.
+    pub assigns: u64,
+}
+
+impl Replica {
+    /// A replica of what was found on disk: `starts` has group 0 first; `bodies` the states of groups with a snapshot.
+    ///
+    /// # Errors
+    /// If what was found cannot be.
+    pub fn new(
+        config: ReplicaConfig,
+        starts: Vec<GroupStart>,
+        bodies: &BTreeMap<GroupId, Bytes>,
+    ) -> Result<Self, StartError> {
+        let pin_groups = starts.len().saturating_sub(1);
+        let mut control = Control::default();
+        let mut groups: Vec<PinGroup> = (1..=pin_groups).map(|id| PinGroup::new(GroupId(id as u32))).collect();
+        for start in &starts {
+            let Some(snapshot) = &start.snapshot else { continue };
+            let group = (start.group.0 as usize).checked_sub(1).and_then(|place| groups.get_mut(place));
+            let of = Revision(snapshot.index.0);
+            match (bodies.get(&start.group), group) {
+                (Some(body), None) => {
+                    control.restore(body, of).map_err(|error| StartError::Snapshot(start.group, error))?
+                }
+                (Some(body), Some(group)) => {
+                    group.restore(body, of).map_err(|error| StartError::Snapshot(start.group, error))?;
+                }
+                (None, _) if (snapshot.index, snapshot.term) != FIRST => {
+                    return Err(StartError::Snapshot(start.group, RestoreError::Missing(of)));
+                }
+                // Where a founder's log begins there is nothing to apply.
+                (None, None) => control.table.skip(of, LogTime(0)),
+                (None, Some(group)) => group.view.table.skip(of, LogTime(0), &mut group.expiry),
+            }
+        }
+        let driver = Driver::new(config.driver.clone(), starts).map_err(|error| StartError::Log(error.to_string()))?;
+        control.changed = true;
+        let mut replica = Self {
+            now_ms: 0,
+            driver,
+            control,
+            books: (0..=pin_groups).map(|_| LeaseBook::default()).collect(),
+            asks: vec![AskState::default(); pin_groups + 1],
+            touches: vec![BTreeSet::new(); pin_groups],
+            groups,
+            control_lease: Lease::default(),
+            proposals: Waiting::new(),
+            choosing: Choosing::new(pin_groups),
+            slots: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            views: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            duties: BTreeMap::new(),
+            next_token: config.token_start,
+            reads: BTreeMap::new(),
+            outputs: Vec::new(),
+            removed: false,
+            lease_compared: false,
+            health: Health::Good,
+            wall_offset_ms: 0,
+            wall_shown_ms: 0,
+            counts: ReplicaCounts::default(),
+            config,
+        };
+        // A snapshot may hold all there is: no entry need follow that would have the slot tables built.
+        replica.control_applied(true);
+        Ok(replica)
+    }
+
+    /// Sets the time. It never goes back.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.driver.set_now(self.now_ms + self.wall_shown_ms);
+    }
+
+    /// What the wall clock shows beyond the monotonic one. Nothing follows it; the simulator has it jump to prove that.
+    pub fn set_wall_offset(&mut self, offset_ms: u64) {
+        self.wall_offset_ms = offset_ms;
+    }
+
+    /// One tick of the driver has passed.
+    pub fn handle_tick(&mut self) {
+        if plant::on(Plant::WallClock) {
+            // In steps, or the driver would take the jump for a pause of the process.
+            self.wall_shown_ms += self.wall_offset_ms.saturating_sub(self.wall_shown_ms).min(200);
+            self.driver.set_now(self.now_ms + self.wall_shown_ms);
+        }
+        self.driver.handle_tick();
+        self.expire_questions();
+        self.see_to_duties();
+    }
+
+    /// A frame of a peer came in.
+    pub fn handle_frame(&mut self, from: NodeId, frame: &Bytes) {
+        self.driver.handle_frame(from, frame);
+    }
+
+    /// That round, and all before it, are on disk.
+    pub fn handle_persisted(&mut self, round: u64) {
+        self.driver.handle_persisted(round);
+    }
+
+    /// The link to a peer broke; `gone`: nothing listens there any more.
+    pub fn handle_peer_down(&mut self, peer: NodeId, gone: bool) {
+        self.driver.handle_peer_down(peer, gone);
+    }
+
+    /// A peer was admitted in this life of its data directory.
+    pub fn handle_peer_seen(&mut self, peer: InstanceId, incarnation: Incarnation) {
+        self.seen.insert(peer, incarnation);
+    }
+
+    /// A snapshot came in whole.
+    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], body: Bytes) {
+        // What cannot be read is not installed: the sender will try again, or its operator will see why.
+        let applied = match group.0 {
+            0 => ControlTable::decode(&body).map(|table| table.applied()),
+            _ => flow::PinTable::decode(&body).map(|(table, _)| table.applied()),
+        };
+        match applied {
+            Ok(index) => self.driver.handle_snapshot(from, group, message, Index(index.0), body),
+            Err(_) => self.counts.words_malformed += 1,
+        }
+    }
+
+    /// How the sending of a snapshot ended.
+    pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
+        self.driver.handle_snapshot_sent(group, to, arrived);
+    }
+
+    /// This instance's own view of a backend changed: its vote.
+    pub fn handle_view(&mut self, backend: BackendId, view: View) {
+        self.views.insert(backend, view);
+        self.duties.remove(&Duty::Vote(backend));
+        if plant::on(Plant::ConnectMoves) && view == View::Down {
+            let revision = self.control.table.verdict(backend).revision;
+            let command = ControlCommand::Verdict { backend, view, revision };
+            self.propose_duty(GroupId(0), Duty::Verdict(backend), &command.encode());
+        }
+        self.vote();
+    }
+
+    /// A connect to a backend failed: everybody looks at once.
+    pub fn ask_for_probes(&mut self, backend: BackendId) {
+        let me = self.config.driver.id;
+        let peers: Vec<NodeId> =
+            self.control.table.members().map(|(id, _)| NodeId(id.0)).filter(|id| *id != me).collect();
+        for peer in peers {
+            self.driver.send_word(peer, GroupId(0), Word::ProbeNow(backend).encode());
+        }
+    }
+
+    /// The slot table that `Output::BuildSlots` asked for.
+    pub fn slots_built(&mut self, pool: PoolId, members: &[(BackendId, u32)], table: SlotTable) {
+        if let Some(slots) = self.slots.get_mut(&pool)
+            && slots.members == members
+        {
+            slots.table = Some(table);
+            self.choosing.wake_all();
+        }
+    }
+
+    /// Proposes a control command; answered by `Output::Submitted`. `again`: it may be sent again if its outcome is
+    /// unknown, being idempotent or compare-and-set.
+    pub fn submit(&mut self, ticket: Ticket, command: &ControlCommand, deadline_ms: u64, again: bool) {
+        self.submit_bytes(ticket, GroupId(0), command.encode().into(), deadline_ms, again);
+    }
+
+    /// Starts the move of one pin; answered by a conflict if it is of another revision.
+    pub fn unpin(&mut self, ticket: Ticket, key: PinKey, revision: Revision, deadline_ms: u64) {
+        let command = PinCommand::Unpin { key, revision };
+        self.submit_bytes(ticket, self.group_of(&key), command.encode().into(), deadline_ms, true);
+    }
+
+    /// Waits until everything committed before now is applied here; answered by `Output::Submitted` with
+    /// `ControlOutcome::Done` of the index reached.
+    pub fn catch_up(&mut self, ticket: Ticket, group: GroupId, deadline_ms: u64) {
+        let context = self.draw_token();
+        let index = plant::on(Plant::StaleRead).then_some(0);
+        self.reads.insert(context, Read { group, ticket, index, issued_ms: None, deadline_ms });
+        self.issue_reads();
+        self.answer_reads(group);
+    }
+
+    /// The client of `key` is still there: its pin is refreshed, batched with others.
+    pub fn touch(&mut self, key: PinKey) {
+        let place = self.group_of(&key).0 as usize - 1;
+        let Some(touches) = self.touches.get_mut(place) else { return };
+        if touches.len() < TOUCHES_MAX {
+            touches.insert(key);
+        } else {
+            self.counts.touches_shed += 1;
+        }
+    }
+
+    /// Hands leaderships over: with `to` those of all groups, whoever has them, to that member; else those of this
+    /// replica to whoever is furthest.
+    pub fn hand_over(&mut self, to: Option<InstanceId>) {
+        for id in 0..self.driver.groups() {
+            let group = GroupId(id);
+            if let Some(to) = to {
+                self.driver.transfer(group, NodeId(to.0));
+                continue;
+            }
+            let Some(status) = self.driver.status(group) else { continue };
+            if status.role != Role::Leader {
+                continue;
+            }
+            let me = self.config.driver.id;
+            let best = status
+                .matched
+                .iter()
+                .filter(|(id, _)| *id != me && status.members.voters.contains(id))
+                .max_by_key(|(_, index)| *index);
+            if let Some((heir, _)) = best {
+                self.driver.transfer(group, *heir);
+            }
+        }
+    }
+
+    /// Whether this replica may lead: not while its disk is full.
+    pub fn set_may_lead(&mut self, may_lead: bool) {
+        self.driver.set_may_lead(may_lead);
+    }
+
+    /// Asks for a snapshot of a quiet group that holds back the log.
+    pub fn request_snapshot(&mut self, group: GroupId) {
+        self.driver.request_snapshot(group);
+    }
+
+    /// The pin group of a key.
+    #[must_use]
+    pub fn group_of(&self, key: &PinKey) -> GroupId {
+        group_of(key, self.groups.len() as u32)
+    }
+
+    /// The table of group 0.
+    #[must_use]
+    pub fn control(&self) -> &ControlTable {
+        &self.control.table
+    }
+
+    /// A pin group as readers see it.
+    #[must_use]
+    pub fn view(&self, group: GroupId) -> Option<&GroupView> {
+        self.groups.get((group.0 as usize).checked_sub(1)?).map(|group| &group.view)
+    }
+
+    /// The lease of group 0, which readiness depends on.
+    #[must_use]
+    pub fn control_lease(&self) -> Lease {
+        self.control_lease
+    }
+
+    /// While this replica leads a group: until when each instance's lease may run, by this instance's clock.
+    #[must_use]
+    pub fn leases_granted(&self, group: GroupId) -> Vec<(InstanceId, u64)> {
+        let book = self.books.get(group.0 as usize);
+        book.into_iter().flat_map(LeaseBook::until).map(|(id, until_ms)| (InstanceId(id.0), until_ms)).collect()
+    }
+
+    /// How a group stands.
+    #[must_use]
+    pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
+        self.driver.status(group)
+    }
+
+    /// An entry that is still in memory.
+    #[must_use]
+    pub fn entry(&self, group: GroupId, index: Index) -> Option<raftlog::driver::Committed> {
+        self.driver.entry(group, index)
+    }
+
+    /// How many groups there are, group 0 included.
+    #[must_use]
+    pub fn group_count(&self) -> u32 {
+        self.driver.groups()
+    }
+
+    /// What the driver has counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        self.driver.counters()
+    }
+
+    /// What the replica has counted.
+    #[must_use]
+    pub fn counts(&self) -> &ReplicaCounts {
+        &self.counts
+    }
+
+    /// How many choices wait.
+    #[must_use]
+    pub fn choices_waiting(&self) -> usize {
+        self.choosing.len()
+    }
+
+    /// Panics where the state contradicts itself. For tests and the simulator.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    pub fn check_invariants(&self) {
+        self.driver.check_invariants();
+        for group in &self.groups {
+            group.view.table.check_invariants(&group.expiry);
+        }
+    }
+
+    /// What is to be done now, in that order.
+    pub fn poll(&mut self) -> Vec<Output> {
+        let mut io = Vec::new();
+        while matches!(self.health, Health::Good) {
+            let actions = self.driver.poll();
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.carry_out(action, &mut io);
+            }
+            self.settle_and_grant();
+            self.drive_choices();
+        }
+        match std::mem::replace(&mut self.health, Health::Over) {
+            Health::Good => self.health = Health::Good,
+            // Nothing of this poll is shown, stored or sent.
+            Health::Broken(output) => return vec![output],
+            Health::Over => return Vec::new(),
+        }
+        let mut outputs = Vec::new();
+        if std::mem::take(&mut self.control.changed) {
+            outputs.push(Output::PublishControl(self.control.table.clone()));
+        }
+        for group in &mut self.groups {
+            if std::mem::take(&mut group.changed) {
+                outputs.push(Output::PublishGroup(group.id, Box::new(group.view.clone())));
+            }
+        }
+        outputs.append(&mut self.outputs);
+        outputs.append(&mut io);
+        outputs
+    }
+
+    fn carry_out(&mut self, action: Action, io: &mut Vec<Output>) {
+        match action {
+            Action::Apply { group, entries } => self.apply(group, &entries),
+            Action::Restore { group, index, body } => self.restore(group, index, &body),
+            Action::Snapshot { group } => {
+                let (index, body) = match (group.0 as usize).checked_sub(1).map(|place| self.groups.get(place)) {
+                    None => (self.control.table.applied(), self.control.table.encode()),
+                    Some(Some(group)) => (group.view.table.applied(), group.view.table.encode()),
+                    Some(None) => return,
+                };
+                self.driver.snapshot(group, Index(index.0), body.into());
+            }
+            Action::Persist { round, records, files, sync } => {
+                io.push(Output::Persist { round, records, files, sync });
+            }
+            Action::Send { to, frame } => io.push(Output::Send { to, frame }),
+            Action::SendSnapshot { to, group, message, body } => {
+                io.push(Output::SendSnapshot { to, group, message, body });
+            }
+            Action::Broken { group, why } => self.break_down(group, why),
+            Action::Rejected { token, reason, .. } => self.rejected(token, reason),
+            Action::ReadReady { group, context, index } => self.read_ready(group, context, index),
+            Action::Word { from, group, bytes } => self.hear(from, group, &bytes),
+            Action::Role { group, role, term, leader } => {
+                let book = &mut self.books[group.0 as usize];
+                if role == Role::Leader {
+                    book.lead(self.now_ms);
+                } else {
+                    book.follow();
+                }
+                if leader.is_some() {
+                    // Somebody to ask for a lease, and to send again what was lost on the way to the last one.
+                    self.asks[group.0 as usize].last_ms = None;
+                    self.resend(group);
+                }
+                self.outputs.push(Output::Role(GroupRole { group, role, term, leader }));
+            }
+        }
+    }
+
+    fn apply(&mut self, group: GroupId, entries: &[raftlog::driver::Committed]) {
+        let me = self.config.driver.id;
+        let outcomes = match group.0.checked_sub(1) {
+            None => {
+                let epoch = self.control.table.epoch();
+                let outcomes = self.control.apply(me, entries);
+                self.control_applied(epoch != self.control.table.epoch());
+                outcomes
+            }
+            Some(place) => {
+                let Some(found) = self.groups.get_mut(place as usize) else { return };
+                let before = (found.view.generation, found.view.table.epoch(), found.view.table.settled());
+                let outcomes = found.apply(me, entries);
+                let after = (found.view.generation, found.view.table.epoch(), found.view.table.settled());
+                if before != after {
+                    self.choosing.wake(group);
+                }
+                outcomes
+            }
+        };
+        for (token, outcome) in outcomes {
+            self.answer(token, outcome);
+        }
+        self.answer_reads(group);
+    }
+
+    /// Installs a snapshot. It was read once already when it came in: if it does not read now, or is of another index,
+    /// the log and the table are of different worlds.
+    pub(crate) fn restore(&mut self, group: GroupId, index: Index, body: &Bytes) {
+        let of = Revision(index.0);
+        let restored = match (group.0 as usize).checked_sub(1) {
+            None => self.control.restore(body, of),
+            Some(place) => match self.groups.get_mut(place) {
+                Some(found) => found.restore(body, of),
+                None => return,
+            },
+        };
+        match restored {
+            Ok(()) if group == GroupId(0) => self.control_applied(true),
+            Ok(()) => self.choosing.wake(group),
+            Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
+        }
+        self.answer_reads(group);
+    }
+
+    fn break_down(&mut self, group: GroupId, why: String) {
+        if matches!(self.health, Health::Good) {
+            self.health = Health::Broken(Output::Broken { group, why });
+        }
+    }
+
+    fn hear(&mut self, from: NodeId, group: GroupId, bytes: &[u8]) {
+        let place = group.0 as usize;
+        match Word::decode(bytes) {
+            Some(Word::LeaseAsk(ask)) if place < self.books.len() => {
+                if self.is_member(from) {
+                    self.books[place].ask(from, ask);
+                    self.prove(group);
+                }
+            }
+            Some(Word::LeaseGrant(grant)) if place < self.books.len() => self.take_lease(group, grant),
+            Some(Word::ProbeNow(backend)) => {
+                if self.control.table.backend(backend).is_some() {
+                    self.outputs.push(Output::ProbeNow(backend));
+                }
+            }
+            _ => self.counts.words_malformed += 1,
+        }
+    }
+
+    /// Before the fleet's birth every founder is a member.
+    fn is_member(&self, id: NodeId) -> bool {
+        self.control.table.birth().is_none() || self.control.table.member(InstanceId(id.0)).is_some()
+    }
+
+    /// How long a lease lasts in this fleet; none before its birth is known here.
+    pub(crate) fn lease_ms(&self) -> Option<u64> {
+        match self.control.table.birth() {
+            Some(_) if plant::on(Plant::OwnLease) => Some(self.config.lease_ms),
+            Some(birth) => Some(birth.lease_ms),
+            None => None,
+        }
+    }
+
+    pub(crate) fn take_lease(&mut self, group: GroupId, grant: LeaseGrant) {
+        let LeaseGrant { life, asked_ms, lease_ms, log_time } = grant;
+        // What an earlier life of this process asked for was granted for what that one had applied.
+        if life != self.config.token_start && !plant::on(Plant::OldLifeGrant) {
+            return;
+        }
+        // A grant that claims to be from the future, or for longer than leases last, is none.
+        if asked_ms > self.now_ms || self.lease_ms().is_none_or(|longest| lease_ms > longest) {
+            return;
+        }
+        let lease = Lease { asked_ms, until_ms: asked_ms + lease_ms, log_time };
+        match group.0.checked_sub(1) {
+            None => {
+                if lease.until_ms > self.control_lease.until_ms {
+                    self.control_lease = lease;
+                    self.control.changed = true;
+                }
+            }
+            Some(place) => {
+                if let Some(found) = self.groups.get_mut(place as usize)
+                    && lease.until_ms > found.view.lease.until_ms
+                {
+                    let held = found.view.lease.holds(self.now_ms);
+                    found.view.lease = lease;
+                    found.changed = true;
+                    if !held {
+                        self.choosing.wake(group);
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_ready(&mut self, group: GroupId, context: u64, index: Index) {
+        let book = &mut self.books[group.0 as usize];
+        if book.proof_in_flight() == Some(context) {
+            book.proven(context, index.0);
+        } else if let Some(read) = self.reads.get_mut(&context) {
+            read.index = Some(index.0);
+            self.answer_reads(group);
+        }
+    }
+}
+
+/// The pin group of a key among `pin_groups`: SipHash-2-4 of the key under a published key, modulo their number.
+#[must_use]
+pub fn group_of(key: &PinKey, pin_groups: u32) -> GroupId {
+    GroupId((key.shard_hash() % u64::from(pin_groups.max(1))) as u32 + 1)
+}
+
+/// What was found on disk cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// A stored snapshot is not what its place says.
+    #[error("the stored snapshot of group {0}: {1}")]
+    Snapshot(GroupId, RestoreError),
+    /// The log contradicts itself.
+    #[error("the log contradicts itself: {0}")]
+    Log(String),
+}
+
+/// Most pins of one group that wait to be refreshed.
+const TOUCHES_MAX: usize = 100_000;

@@ -1,0 +1,154 @@
+//! The tables of all groups, with what goes with applying to them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use flow::{
+    ControlCommand, ControlOutcome, ControlTable, GroupView, Lease, LogTime, PinCommand, PinOutcome, PinTable,
+    Revision,
+    pins::Expiry,
+    plant::{self, Plant},
+    wire::WireError,
+};
+use raftlog::{
+    GroupId, NodeId,
+    driver::{Committed, Content},
+};
+
+/// Group 0.
+#[derive(Debug, Default)]
+pub struct Control {
+    pub table: ControlTable,
+    pub changed: bool,
+}
+
+/// A pin group.
+#[derive(Debug)]
+pub struct PinGroup {
+    pub id: GroupId,
+    pub view: GroupView,
+    pub expiry: Expiry,
+    /// Readers have to be shown the view.
+    pub changed: bool,
+}
+
+/// What became of a proposal of this replica.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Control(ControlOutcome),
+    Pin(PinOutcome),
+}
+
+/// A snapshot is not the state that it is said to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// It does not read as one.
+    #[error("it does not read as one: {0}")]
+    Unreadable(#[from] WireError),
+    /// There is none.
+    #[error("the log follows on one at index {0}, which is not there")]
+    Missing(Revision),
+    /// It reads as one of another moment.
+    #[error("it should be the state at index {wanted}, and is the one at index {found}")]
+    OtherIndex {
+        /// The index that it was stored or sent under.
+        wanted: Revision,
+        /// The last index that it contains.
+        found: Revision,
+    },
+}
+
+fn expect_index(found: Revision, wanted: Revision) -> Result<(), RestoreError> {
+    if found == wanted { Ok(()) } else { Err(RestoreError::OtherIndex { wanted, found }) }
+}
+
+impl Control {
+    /// Replaces the table by that of a snapshot at index `of`.
+    pub fn restore(&mut self, body: &Bytes, of: Revision) -> Result<(), RestoreError> {
+        let table = ControlTable::decode(body)?;
+        expect_index(table.applied(), of)?;
+        self.table = table;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Applies entries; gives back the outcomes of those that `me` proposed, by token.
+    pub fn apply(&mut self, me: NodeId, entries: &[Committed]) -> Vec<(u64, Outcome)> {
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            let (index, time) = (Revision(entry.index.0), LogTime(entry.time_ms));
+            let Content::Data { origin, token, data } = &entry.content else {
+                self.table.skip(index, time);
+                continue;
+            };
+            let outcome = match ControlCommand::decode(data) {
+                Ok(command) => self.table.apply(index, time, &command),
+                Err(error) => {
+                    self.table.skip(index, time);
+                    unknown_command(&error)
+                }
+            };
+            if *origin == me {
+                outcomes.push((*token, Outcome::Control(outcome)));
+            }
+        }
+        self.changed |= !entries.is_empty();
+        outcomes
+    }
+}
+
+impl PinGroup {
+    pub fn new(id: GroupId) -> Self {
+        let view = GroupView { table: PinTable::new(), generation: 0, lease: Lease::default() };
+        Self { id, view, expiry: Expiry::new(), changed: false }
+    }
+
+    /// Applies entries; gives back the outcomes of those that `me` proposed, by token.
+    pub fn apply(&mut self, me: NodeId, entries: &[Committed]) -> Vec<(u64, Outcome)> {
+        let mut outcomes = Vec::new();
+        let moved = self.view.table.last_move();
+        for entry in entries {
+            let (index, time) = (Revision(entry.index.0), LogTime(entry.time_ms));
+            let Content::Data { origin, token, data } = &entry.content else {
+                self.view.table.skip(index, time, &mut self.expiry);
+                continue;
+            };
+            let outcome = match PinCommand::decode(data) {
+                Ok(command) => self.view.table.apply(index, time, &command, &mut self.expiry),
+                // A command of a later version: every replica of this version skips it alike.
+                Err(_) => {
+                    self.view.table.skip(index, time, &mut self.expiry);
+                    PinOutcome::Done
+                }
+            };
+            if *origin == me {
+                outcomes.push((*token, Outcome::Pin(outcome)));
+            }
+        }
+        if self.view.table.last_move() != moved {
+            self.view.generation += 1;
+        }
+        self.changed |= !entries.is_empty();
+        outcomes
+    }
+
+    /// Replaces the table by that of a snapshot at index `of`.
+    pub fn restore(&mut self, body: &Bytes, of: Revision) -> Result<(), RestoreError> {
+        let (table, expiry) = PinTable::decode(body)?;
+        expect_index(table.applied(), of)?;
+        self.view.table = table;
+        self.expiry = expiry;
+        if !plant::on(Plant::SnapshotKeepsGeneration) {
+            self.view.generation += 1;
+        }
+        self.changed = true;
+        Ok(())
+    }
+}
+
+/// Which entries of which group wait for an outcome here.
+pub type Waiting<T> = BTreeMap<u64, T>;
+
+fn unknown_command(error: &WireError) -> ControlOutcome {
+    ControlOutcome::Invalid(format!("this version does not know the command: {error}"))
+}
