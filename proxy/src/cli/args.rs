@@ -1,0 +1,348 @@
+//! The words of the command line.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::client::Endpoint;
+
+/// A load-balancer fleet in which every instance gives every client the same server.
+#[derive(Debug, Parser)]
+#[command(name = "rocinante", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one instance of the fleet
+    #[command(after_help = "Examples:\n  rocinante run --config conf/pool.toml --instance a\n  \
+        rocinante run --instance b --data-dir /var/lib/rocinante/b")]
+    Run(RunArgs),
+    /// Check a configuration file and change nothing
+    #[command(after_help = "Example:\n  rocinante check --config conf/pool.toml")]
+    Check {
+        /// The file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Make the fleet's pools those of a file; shows the difference first
+    #[command(after_help = "Examples:\n  rocinante apply --config conf/pool.toml\n  \
+        rocinante apply --config new.toml --yes --endpoint 127.0.0.1:8001")]
+    Apply(ApplyArgs),
+    /// Show roles, terms, indexes, members, pools, verdicts and leases
+    #[command(after_help = "Examples:\n  rocinante status\n  rocinante status --endpoint 127.0.0.2:8001 --json")]
+    Status {
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// List, add, remove, drain or enable servers of a pool
+    #[command(subcommand, arg_required_else_help = true)]
+    Server(ServerCommand),
+    /// See or remove the pins of clients
+    #[command(subcommand, arg_required_else_help = true)]
+    Pin(PinCommand),
+    /// Read and write the fleet's key-value store
+    #[command(subcommand, arg_required_else_help = true)]
+    Kv(KvCommand),
+    /// List, add, remove or promote instances, or hand over the leadership
+    #[command(subcommand, arg_required_else_help = true)]
+    Member(MemberCommand),
+}
+
+/// `rocinante run`
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct RunArgs {
+    /// The configuration file, the same for all instances
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// The label of this instance in the file
+    #[arg(long, value_name = "LABEL")]
+    pub instance: String,
+    /// Keep the replica here instead of the file's data_dir/LABEL
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Listen for peers and gRPC here instead of the file's address and port
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub grpc_listen: Option<SocketAddr>,
+}
+
+/// `rocinante apply`
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The file whose pools the fleet shall have
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Whom to ask, and how to show the answer.
+#[derive(Debug, Default, Args)]
+pub struct Reach {
+    /// An instance's REST port; may be given more than once [default: all instances of conf/pool.toml]
+    #[arg(long = "endpoint", value_name = "HOST:REST")]
+    pub endpoints: Vec<Endpoint>,
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Freshness {
+    /// What the asked instance has applied
+    #[default]
+    Local,
+    /// Everything acknowledged before; needs a quorum
+    Linearizable,
+}
+
+/// `--consistency`
+#[derive(Debug, Default, Args)]
+pub struct Reading {
+    /// How fresh the answer has to be
+    #[arg(long, value_enum, default_value_t)]
+    pub consistency: Freshness,
+}
+
+/// `rocinante server`
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Show the servers of a pool, or of all pools
+    #[command(after_help = "Example:\n  rocinante server list web")]
+    List {
+        /// The pool
+        pool: Option<String>,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Add a server; old clients stay where they are
+    #[command(after_help = "Example:\n  rocinante server add web s5 127.0.0.1:8891 --weight 50")]
+    Add {
+        /// The pool
+        pool: String,
+        /// Its name: with the address its identity
+        name: String,
+        /// Where it listens
+        #[arg(value_name = "ADDRESS:PORT")]
+        address: SocketAddr,
+        /// Its share of new clients against the others'
+        #[arg(long, value_name = "N", default_value_t = crate::rest::pool_json::WEIGHT_DEFAULT)]
+        weight: u32,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Remove a server; its clients move
+    #[command(after_help = "Example:\n  rocinante server remove web s5")]
+    Remove(ServerArgs),
+    /// Give a server no new clients; the pinned ones stay
+    #[command(after_help = "Example:\n  rocinante server drain web s5")]
+    Drain(ServerArgs),
+    /// Give a server new clients again
+    #[command(after_help = "Example:\n  rocinante server enable web s5")]
+    Enable(ServerArgs),
+}
+
+/// One server.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// The pool
+    pub pool: String,
+    /// The server
+    pub name: String,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// `rocinante pin`
+#[derive(Debug, Subcommand)]
+pub enum PinCommand {
+    /// Show which client is at which server
+    #[command(after_help = "Example:\n  rocinante pin list web --limit 5000")]
+    List {
+        /// The pool
+        pool: String,
+        /// Show at most so many
+        #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+        /// How fresh.
+        #[command(flatten)]
+        reading: Reading,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Show a client's pin
+    #[command(after_help = "Example:\n  rocinante pin get web 192.0.2.7")]
+    Get {
+        /// The client.
+        #[command(flatten)]
+        pin: PinArgs,
+        /// How fresh.
+        #[command(flatten)]
+        reading: Reading,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Remove a client's pin: it is assigned anew when it next comes
+    #[command(after_help = "Example:\n  rocinante pin delete web 192.0.2.7")]
+    Delete {
+        /// The client.
+        #[command(flatten)]
+        pin: PinArgs,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+}
+
+/// A client of a pool.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// The pool
+    pub pool: String,
+    /// The client
+    #[arg(value_name = "CLIENT-IP")]
+    pub client: IpAddr,
+}
+
+/// `rocinante kv`
+#[derive(Debug, Subcommand)]
+pub enum KvCommand {
+    /// Print the value of a key
+    #[command(after_help = "Example:\n  rocinante kv get color")]
+    Get {
+        /// The key
+        key: String,
+        /// How fresh.
+        #[command(flatten)]
+        reading: Reading,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Set a key
+    #[command(after_help = "Examples:\n  rocinante kv put color blue\n  \
+        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new")]
+    Put {
+        /// The key
+        key: String,
+        /// Its value
+        value: String,
+        /// Only if the key's revision is this one; 0 means that it must not exist
+        #[arg(long, value_name = "N")]
+        if_revision: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Remove a key
+    #[command(after_help = "Example:\n  rocinante kv delete color")]
+    Delete {
+        /// The key
+        key: String,
+        /// Only if the key's revision is this one
+        #[arg(long, value_name = "N")]
+        if_revision: Option<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// List keys and values in order
+    #[command(after_help = "Examples:\n  rocinante kv list\n  rocinante kv list config/")]
+    List {
+        /// Only keys that begin so
+        #[arg(value_name = "KEY", default_value = "")]
+        prefix: String,
+        /// Show at most so many
+        #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+        /// How fresh.
+        #[command(flatten)]
+        reading: Reading,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+}
+
+/// `rocinante member`
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// Show the instances of the fleet
+    #[command(after_help = "Example:\n  rocinante member list")]
+    List {
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Add an instance as a learner, without a vote
+    #[command(after_help = "To replace an instance whose data is lost:\n  rocinante member remove b\n  \
+        rocinante member add b 127.0.0.2\n  rocinante member promote b")]
+    Add {
+        /// Its label
+        label: String,
+        /// Its address or host name
+        #[arg(value_name = "ADDRESS")]
+        host: String,
+        /// Its port for peers and gRPC
+        #[arg(long, value_name = "PORT", default_value_t = 35001)]
+        grpc: u16,
+        /// Its port for REST
+        #[arg(long, value_name = "PORT", default_value_t = 8001)]
+        rest: u16,
+        /// Its port for metrics
+        #[arg(long, value_name = "PORT", default_value_t = 2112)]
+        metrics: u16,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Remove an instance for good
+    #[command(after_help = "Example:\n  rocinante member remove b")]
+    Remove(MemberArgs),
+    /// Make a learner a voter
+    #[command(after_help = "Example:\n  rocinante member promote b")]
+    Promote(MemberArgs),
+    /// Hand the leadership to an instance
+    #[command(after_help = "Example:\n  rocinante member transfer b")]
+    Transfer(MemberArgs),
+}
+
+/// One instance.
+#[derive(Debug, Args)]
+pub struct MemberArgs {
+    /// Its label
+    pub label: String,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Where the configuration lies if nothing is said.
+pub const DEFAULT_CONFIG: &str = "conf/pool.toml";
+
+const EXAMPLES: &str = "\
+Examples:
+  rocinante run --config conf/pool.toml --instance a    start one instance
+  rocinante status                                      see the fleet
+  rocinante server add web s5 127.0.0.1:8891            add a server to a pool
+  rocinante pin get web 192.0.2.7                       see where a client is
+
+Exit status: 0 done, 1 refused or failed with the reason on standard error, 2 usage.";

@@ -1,0 +1,208 @@
+//! What every server checks before it asks the replica: names, ranges and sizes, with the same words everywhere.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use flow::{Bind, HealthKind, HealthSpec, MemberAddress, PoolSpec, ServerSpec};
+
+use super::{ControlError, Result};
+
+/// Longest name of a pool, server or instance, in characters.
+pub const NAME_CHARS_MAX: usize = 63;
+/// Longest host name, in characters (RFC 1035 section 2.3.4).
+pub const HOST_CHARS_MAX: usize = 253;
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 4 << 10;
+/// Longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 256 << 10;
+/// Most pools of a fleet.
+pub const POOLS_MAX: usize = 1_024;
+/// Most servers of a pool.
+pub const SERVERS_MAX: usize = flow::MAX_SERVERS_PER_POOL;
+/// Most rows of one page of a list.
+pub const PAGE_ROWS_MAX: usize = 1_000;
+/// Rows of a page where the caller does not say.
+pub const PAGE_ROWS_DEFAULT: usize = 100;
+/// Highest weight of a server.
+pub const WEIGHT_MAX: u32 = 65_535;
+/// Longest time of any setting: a year.
+pub const MILLIS_MAX: u64 = 366 * 24 * 3_600 * 1_000;
+
+/// Checks a whole set of pools as [`super::Control::apply`] takes it.
+pub fn check_pools(pools: &[PoolSpec]) -> Result<()> {
+    if pools.len() > POOLS_MAX {
+        return invalid(format!("{} pools, at most {POOLS_MAX} are possible", pools.len()));
+    }
+    let mut names = HashSet::new();
+    let mut binds = HashSet::new();
+    for pool in pools {
+        check_pool(pool)?;
+        if !names.insert(pool.name.as_str()) {
+            return invalid(format!("two pools are called {:?}", pool.name));
+        }
+        let udp = pool.protocol == flow::Protocol::Udp;
+        if !binds.insert((udp, bind_text(pool.bind))) {
+            return invalid(format!("pool {:?}: another pool binds {} too", pool.name, bind_text(pool.bind)));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a server as [`flow::ServerChange::Add`] takes it.
+pub fn check_server(server: &ServerSpec) -> Result<()> {
+    check_name("server", &server.name)?;
+    if server.port == 0 {
+        return invalid(format!("server {:?}: port 0 is no port", server.name));
+    }
+    if server.weight > WEIGHT_MAX {
+        return invalid(format!("server {:?}: weight {} is above {WEIGHT_MAX}", server.name, server.weight));
+    }
+    if server.address.is_unspecified() || server.address.is_multicast() {
+        return invalid(format!("server {:?}: {} is no address of a server", server.name, server.address));
+    }
+    Ok(())
+}
+
+/// Checks a name of a pool, server or instance.
+pub fn check_name(what: &str, name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(plain) {
+        return invalid(format!("{what} name {name:?}: use 1 to {NAME_CHARS_MAX} characters of a-z A-Z 0-9 - _ ."));
+    }
+    Ok(())
+}
+
+/// Checks the address of an instance that is to be a member.
+pub fn check_member(member: &MemberAddress) -> Result<()> {
+    check_name("instance", &member.label)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
+    if member.host.is_empty() || member.host.len() > HOST_CHARS_MAX || !member.host.chars().all(plain) {
+        return invalid(format!("instance {:?}: {:?} is no IP address or host name", member.label, member.host));
+    }
+    for (name, port) in [("grpc", member.grpc), ("rest", member.rest), ("metrics", member.metrics)] {
+        if port == 0 {
+            return invalid(format!("instance {:?}: {name} port 0 cannot be reached", member.label));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a key.
+pub fn check_key(key: &str) -> Result<()> {
+    match key.len() {
+        0 => invalid("the key is empty".into()),
+        1..=KEY_BYTES_MAX => Ok(()),
+        length => invalid(format!("the key has {length} bytes, at most {KEY_BYTES_MAX} are possible")),
+    }
+}
+
+/// Checks a value.
+pub fn check_value(value: &[u8]) -> Result<()> {
+    match value.len() {
+        0..=VALUE_BYTES_MAX => Ok(()),
+        length => invalid(format!("the value has {length} bytes, at most {VALUE_BYTES_MAX} are possible")),
+    }
+}
+
+/// The address of a client as a path or message gives it.
+pub fn parse_client(text: &str) -> Result<IpAddr> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => invalid(format!("{text:?} is not an IP address of a client")),
+    }
+}
+
+/// How many rows a caller gets who asks for `limit`.
+pub fn page_rows(limit: Option<u64>) -> Result<usize> {
+    match limit.map(usize::try_from) {
+        None => Ok(PAGE_ROWS_DEFAULT),
+        Some(Ok(0)) | Some(Err(_)) => invalid(format!("limit: 1 to {PAGE_ROWS_MAX}")),
+        Some(Ok(rows)) if rows > PAGE_ROWS_MAX => invalid(format!("limit {rows}: 1 to {PAGE_ROWS_MAX}")),
+        Some(Ok(rows)) => Ok(rows),
+    }
+}
+
+/// A bind as the configuration writes it: `":port"` or `"ip:port"`.
+#[must_use]
+pub fn bind_text(bind: Bind) -> String {
+    match bind {
+        Bind::Own(port) => format!(":{port}"),
+        Bind::Vip(address) => address.to_string(),
+    }
+}
+
+/// Reads what [`bind_text`] writes.
+pub fn parse_bind(text: &str) -> Result<Bind> {
+    let bind = match text.strip_prefix(':') {
+        Some(port) => port.parse().ok().map(Bind::Own),
+        None => text.parse().ok().map(Bind::Vip),
+    };
+    match bind {
+        Some(bind) => Ok(bind),
+        None => invalid(format!("bind {text:?}: \":port\" or \"ip:port\" is expected")),
+    }
+}
+
+fn check_pool(pool: &PoolSpec) -> Result<()> {
+    check_name("pool", &pool.name)?;
+    let name = &pool.name;
+    let port = match pool.bind {
+        Bind::Own(port) => port,
+        Bind::Vip(address) => address.port(),
+    };
+    if port == 0 {
+        return invalid(format!("pool {name:?}: port 0 cannot be bound on every instance"));
+    }
+    if pool.max_connections == 0 {
+        return invalid(format!("pool {name:?}: max_connections is 0, so it would serve nobody"));
+    }
+    for (key, value) in [
+        ("pin_ttl", pool.pin_ttl_ms),
+        ("decide_timeout", pool.decide_timeout_ms),
+        ("retry_for", pool.retry_for_ms),
+        ("connect_timeout", pool.connect_timeout_ms),
+        ("idle_timeout", pool.idle_timeout_ms),
+    ] {
+        check_millis(name, key, value)?;
+    }
+    check_health(name, &pool.health)?;
+    if pool.servers.len() > SERVERS_MAX {
+        return invalid(format!("pool {name:?}: {} servers, at most {SERVERS_MAX}", pool.servers.len()));
+    }
+    let mut servers = HashSet::new();
+    for server in &pool.servers {
+        check_server(server)?;
+        if !servers.insert(server.name.as_str()) {
+            return invalid(format!("pool {name:?}: two servers are called {:?}", server.name));
+        }
+    }
+    Ok(())
+}
+
+fn check_health(pool: &str, health: &HealthSpec) -> Result<()> {
+    check_millis(pool, "health.interval", health.interval_ms)?;
+    check_millis(pool, "health.timeout", health.timeout_ms)?;
+    if health.rise == 0 || health.fall == 0 {
+        return invalid(format!("pool {pool:?}: health.rise and health.fall are at least 1"));
+    }
+    if let HealthKind::Http { path, expect } = &health.kind {
+        let printable = path.bytes().all(|b| b.is_ascii_graphic());
+        if !path.starts_with('/') || !printable {
+            return invalid(format!("pool {pool:?}: health.path {path:?} must begin with / and hold no space"));
+        }
+        if expect.is_empty() || expect.iter().any(|(low, high)| *low < 100 || high > &599 || low > high) {
+            return invalid(format!("pool {pool:?}: health.expect needs statuses from 100 to 599"));
+        }
+    }
+    Ok(())
+}
+
+fn check_millis(pool: &str, key: &str, millis: u64) -> Result<()> {
+    if (1..=MILLIS_MAX).contains(&millis) {
+        return Ok(());
+    }
+    invalid(format!("pool {pool:?}: {key} of {millis} ms; 1 ms to a year is possible"))
+}
+
+fn invalid<T>(text: String) -> Result<T> {
+    Err(ControlError::Invalid(text))
+}

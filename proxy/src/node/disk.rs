@@ -1,0 +1,182 @@
+//! The log thread: stores rounds in order, several in one sync when they wait, and says when they are durable.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use raftlog::{Record, driver::SnapshotFile, wal::WalError};
+use replica::storage::Storage;
+use tracing::{error, info, warn};
+
+use super::input::Input;
+use crate::metrics::LogCounters;
+
+/// A round to be stored.
+pub struct Round {
+    pub round: u64,
+    pub records: Vec<Record>,
+    pub files: Vec<SnapshotFile>,
+    pub sync: bool,
+}
+
+/// What the log takes on the disk, for metrics.
+#[derive(Default)]
+pub struct DiskUsage {
+    pub segments: AtomicU64,
+    pub written_bytes: AtomicU64,
+    pub rounds: AtomicU64,
+    pub syncs: AtomicU64,
+}
+
+impl DiskUsage {
+    /// All of it, for a scrape.
+    pub fn counters(&self) -> LogCounters {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        LogCounters {
+            rounds: read(&self.rounds),
+            syncs: read(&self.syncs),
+            segments: read(&self.segments),
+            bytes: read(&self.written_bytes),
+        }
+    }
+}
+
+/// Starts the thread. It ends when the sender of rounds is dropped, having stored them all; or while the disk is
+/// full, once `stopping` says that nobody will make room any more.
+pub fn start(
+    storage: Storage,
+    inputs: SyncSender<Input>,
+    usage: Arc<DiskUsage>,
+    stopping: Arc<AtomicBool>,
+) -> std::io::Result<(Sender<Round>, JoinHandle<()>)> {
+    // The replica bounds what waits here: `raftlog::driver::ROUNDS_IN_FLIGHT_MAX`.
+    let (sender, rounds) = channel();
+    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
+        LogThread { storage, inputs, usage, stopping, full: false }.run(&rounds);
+    })?;
+    Ok((sender, thread))
+}
+
+struct LogThread {
+    storage: Storage,
+    inputs: SyncSender<Input>,
+    usage: Arc<DiskUsage>,
+    stopping: Arc<AtomicBool>,
+    full: bool,
+}
+
+impl LogThread {
+    fn run(mut self, rounds: &Receiver<Round>) {
+        loop {
+            match rounds.recv_timeout(IDLE) {
+                Ok(first) => {
+                    let batch = gather(first, rounds);
+                    if !self.store(&batch) {
+                        warn!("stopping with a full disk: what was not stored was never acknowledged");
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.idle(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if let Err(error) = self.storage.seal() {
+            warn!(%error, "the log could not be sealed; the next start reads its last round as torn if it must");
+        }
+    }
+
+    /// Stores a round, waiting for room; false if the instance stops before there is any.
+    fn store(&mut self, batch: &Round) -> bool {
+        loop {
+            match self.storage.persist(&batch.records, &batch.files, batch.sync) {
+                Ok(()) => break,
+                Err(WalError::NoSpace { file }) => {
+                    if !self.full {
+                        self.full = true;
+                        error!(
+                            file,
+                            "the disk is full: this instance stores and acknowledges nothing until there is room"
+                        );
+                        self.tell(Input::DiskFull(true));
+                    }
+                    if self.stopping.load(Ordering::Relaxed) {
+                        return false;
+                    }
+                    thread::sleep(FULL_RETRY);
+                }
+                // What is durable is unknown now: nothing may be acknowledged any more, nothing be tried again.
+                Err(error) => die(&error),
+            }
+        }
+        if std::mem::take(&mut self.full) {
+            info!("the disk has room again");
+            self.tell(Input::DiskFull(false));
+        }
+        self.usage.rounds.fetch_add(1, Ordering::Relaxed);
+        self.usage.syncs.fetch_add(u64::from(batch.sync), Ordering::Relaxed);
+        let usage = self.storage.usage();
+        self.usage.segments.store(usage.segments as u64, Ordering::Relaxed);
+        self.usage.written_bytes.store(usage.written_bytes, Ordering::Relaxed);
+        self.tell(Input::Persisted { round: batch.round, holding_back: self.storage.holding_back() });
+        true
+    }
+
+    fn idle(&mut self) {
+        match self.storage.prepare().and_then(|()| self.storage.seal()) {
+            Ok(()) | Err(WalError::NoSpace { .. }) => {}
+            Err(error) => die(&error),
+        }
+    }
+
+    fn tell(&self, input: Input) {
+        // The replica thread is gone only when the process is about to end.
+        drop(self.inputs.send(input));
+    }
+}
+
+/// All rounds that wait, as one; a round with snapshot files is stored with those before it, and ends the batch.
+fn gather(first: Round, rounds: &Receiver<Round>) -> Round {
+    let mut batch = first;
+    let mut bytes = payload_bytes(&batch.records);
+    while batch.files.is_empty() && batch.records.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
+        let Ok(next) = rounds.try_recv() else { break };
+        bytes += payload_bytes(&next.records);
+        batch.round = next.round;
+        batch.sync |= next.sync;
+        batch.records.extend(next.records);
+        batch.files = next.files;
+    }
+    batch
+}
+
+fn payload_bytes(records: &[Record]) -> usize {
+    let payload = |record: &Record| match record {
+        Record::Entry { data, .. } => data.len(),
+        _ => 0,
+    };
+    records.iter().map(payload).sum()
+}
+
+fn die(error: &WalError) -> ! {
+    error!(%error, "the log cannot be trusted any more: stopping at once");
+    std::process::abort();
+}
+
+/// A batch of this many bytes of payload takes no further round. With one more round
+/// ([`super::driver::INPUT_BYTES_PER_ROUND_MAX`]) it is far below what the log takes, `ROUND_BYTES_MAX`.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+
+/// Most records that are stored with one sync.
+const BATCH_RECORDS_MAX: usize = 65_536;
+
+/// After so long without a round the thread prepares room for later ones.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(250);

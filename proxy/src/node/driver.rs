@@ -1,0 +1,294 @@
+//! The replica thread: one loop over one queue of inputs, with a tick.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+
+use flow::{ControlCommand, SlotTable};
+use raftlog::net::{Event, PeerAddress, Transport};
+use replica::{Chosen, Output, Replica, Submitted, Ticket};
+use tokio::{runtime::Handle, sync::oneshot};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    clock::now_ms,
+    disk::Round,
+    gate::{Doorkeeper, snapshot_meta},
+    health::Health,
+    input::Input,
+    shared::Shared,
+};
+
+/// The loop and what it reaches.
+pub struct Loop {
+    pub replica: Replica,
+    pub label: String,
+    pub inputs: Receiver<Input>,
+    pub input_sender: SyncSender<Input>,
+    pub shared: Arc<Shared>,
+    pub rounds: Sender<Round>,
+    pub transport: Transport,
+    pub doorkeeper: Arc<Doorkeeper>,
+    pub health: Health,
+    pub runtime: Handle,
+    pub choices: HashMap<Ticket, oneshot::Sender<Chosen>>,
+    pub submits: HashMap<Ticket, oneshot::Sender<Submitted>>,
+    pub next_ticket: u64,
+    pub peers: Vec<PeerAddress>,
+}
+
+impl Loop {
+    pub fn run(mut self) {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            match self.inputs.recv_timeout(wait) {
+                Ok(first) => {
+                    self.replica.set_now(now_ms());
+                    let mut bytes = payload_bytes(&first);
+                    if self.take(first) {
+                        break;
+                    }
+                    for _ in 0..INPUTS_PER_ROUND_MAX {
+                        if bytes >= INPUT_BYTES_PER_ROUND_MAX {
+                            break;
+                        }
+                        let Ok(next) = self.inputs.try_recv() else { break };
+                        bytes += payload_bytes(&next);
+                        if self.take(next) {
+                            return;
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                self.replica.set_now(now_ms());
+                self.replica.handle_tick();
+                // After a pause the ticks that were missed are not made up for.
+                next_tick = (next_tick + TICK).max(now);
+            }
+            self.carry_out();
+        }
+    }
+
+    /// Puts one input to the replica; true ends the loop.
+    fn take(&mut self, input: Input) -> bool {
+        match input {
+            Input::Net(event) => self.hear(event),
+            Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
+            Input::Snapshot { from, group, message, body } => {
+                info!(group = group.0, from = from.0, bytes = body.len(), "a snapshot came in");
+                self.replica.handle_snapshot(from, group, &message, body);
+            }
+            Input::SnapshotSent { group, to, arrived } => self.replica.handle_snapshot_sent(group, to, arrived),
+            Input::Persisted { round, holding_back } => {
+                self.replica.handle_persisted(round);
+                if let Some(group) = holding_back {
+                    self.replica.request_snapshot(group);
+                }
+            }
+            Input::DiskFull(full) => {
+                self.shared.disk_full.store(full, Ordering::Relaxed);
+                self.replica.set_may_lead(!full);
+            }
+            Input::Choose { key, avoid, patience, answer } => {
+                let ticket = self.ticket();
+                self.choices.insert(ticket, answer);
+                self.replica.choose(ticket, key, avoid, now_ms() + millis(patience));
+            }
+            Input::Touch(key) => self.replica.touch(key),
+            Input::View(backend, view) => self.replica.handle_view(backend, view),
+            Input::AskForProbes(backend) => self.replica.ask_for_probes(backend),
+            Input::Slots { pool, members, table } => self.replica.slots_built(pool, &members, *table),
+            Input::Submit { command, patience, again, answer } => {
+                let ticket = self.ticket();
+                self.submits.insert(ticket, answer);
+                self.replica.submit(ticket, &command, now_ms() + millis(patience), again);
+            }
+            Input::Unpin { key, revision, patience, answer } => {
+                let ticket = self.ticket();
+                self.submits.insert(ticket, answer);
+                self.replica.unpin(ticket, key, revision, now_ms() + millis(patience));
+            }
+            Input::CatchUp { group, patience, answer } => {
+                let ticket = self.ticket();
+                self.submits.insert(ticket, answer);
+                self.replica.catch_up(ticket, group, now_ms() + millis(patience));
+            }
+            Input::HandOver(to) => self.replica.hand_over(to),
+            Input::Look(look) => look(&self.replica),
+            Input::Stop => return true,
+        }
+        false
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Frame { from, bytes } => self.replica.handle_frame(from, &bytes),
+            Event::LinkUp { peer, label } => {
+                info!(peer = peer.0, %label, "the link to a peer is up");
+                self.shared.let_in_by(&label);
+            }
+            Event::LinkDown { peer, label, refused } => {
+                warn!(%label, refused, "the link to a peer is down");
+                if let Some(peer) = peer {
+                    self.replica.handle_peer_down(peer, refused);
+                }
+            }
+            Event::Refused { label, refused, .. } => super::start::note_refusal(&self.shared, &label, &refused),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        loop {
+            let outputs = self.replica.poll();
+            if outputs.is_empty() {
+                return;
+            }
+            let lease = self.replica.control_lease();
+            self.shared.control_lease_until_ms.store(lease.until_ms, Ordering::Relaxed);
+            for output in outputs {
+                self.one(output);
+            }
+        }
+    }
+
+    fn one(&mut self, output: Output) {
+        match output {
+            Output::PublishControl(table) => {
+                if let Some(birth) = table.birth() {
+                    self.doorkeeper.born(birth.fleet);
+                }
+                // Before the links that follow from it: whoever answers there is known by it.
+                self.shared.publish_control(table.clone());
+                self.follow_members(&table);
+            }
+            Output::PublishGroup(group, view) => self.shared.publish_group(group, *view),
+            Output::Chosen(ticket, answer) => {
+                if let Some(asker) = self.choices.remove(&ticket) {
+                    // An asker that has gone away needs no answer.
+                    asker.send(answer).ok();
+                }
+            }
+            Output::Submitted(ticket, answer) => {
+                if let Some(asker) = self.submits.remove(&ticket) {
+                    asker.send(answer).ok();
+                }
+            }
+            Output::Persist { round, records, files, sync } => {
+                if self.rounds.send(Round { round, records, files, sync }).is_err() {
+                    error!("the log thread is gone: stopping at once");
+                    std::process::abort();
+                }
+            }
+            Output::Send { to, frame } => {
+                // A frame that does not fit is dropped and counted by the transport; Raft sends again.
+                self.transport.send(to, frame);
+            }
+            Output::SendSnapshot { to, group, message, body } => {
+                let sending = self.transport.send_snapshot(to, snapshot_meta(group, &message), body);
+                let inputs = self.input_sender.clone();
+                self.runtime.spawn(async move {
+                    let arrived = match sending.await {
+                        Ok(Ok(())) => true,
+                        Ok(Err(error)) => {
+                            warn!(%error, group = group.0, to = to.0, "a snapshot did not arrive");
+                            false
+                        }
+                        Err(_) => false,
+                    };
+                    let told =
+                        tokio::task::spawn_blocking(move || inputs.send(Input::SnapshotSent { group, to, arrived }));
+                    drop(told.await);
+                });
+            }
+            Output::ProbeNow(backend) => self.health.probe_now(backend),
+            Output::BuildSlots { pool, key, members } => {
+                let inputs = self.input_sender.clone();
+                self.runtime.spawn_blocking(move || {
+                    let table = Box::new(SlotTable::build(&key, &members));
+                    drop(inputs.send(Input::Slots { pool, members, table }));
+                });
+            }
+            Output::Role(role) => {
+                debug!(group = role.group.0, role = ?role.role, term = role.term.0, leader = ?role.leader, "role");
+                if role.group.0 == 0 {
+                    info!(role = ?role.role, term = role.term.0, leader = ?role.leader.map(|id| id.0), "role in group 0");
+                }
+                self.shared.publish_role(role);
+            }
+            Output::Broken { group, why } => {
+                error!(group = group.0, %why, "this instance's state cannot be trusted any more: stopping at once");
+                std::process::abort();
+            }
+            Output::OtherLease { configured_ms, fleet_ms } => warn!(
+                "fleet.lease is {configured_ms} ms here, and {fleet_ms} ms since the fleet's birth: the fleet's counts"
+            ),
+            Output::Removed => {
+                self.shared.removed.store(true, Ordering::Relaxed);
+                error!("this instance was removed from the fleet: it serves nothing any more, and can be stopped");
+            }
+        }
+    }
+
+    /// The transport's peers are the members, once there are any.
+    fn follow_members(&mut self, table: &flow::ControlTable) {
+        if table.birth().is_none() {
+            return;
+        }
+        let peers: Vec<PeerAddress> = table
+            .members()
+            .filter(|(_, member)| member.address.label != self.label)
+            .map(|(_, member)| PeerAddress::new(&member.address.label, &member.address.host, member.address.grpc))
+            .collect();
+        if peers == self.peers {
+            return;
+        }
+        match self.transport.set_peers(peers.clone()) {
+            Ok(()) => {
+                self.shared.keep_refusals(|label| peers.iter().any(|peer| &*peer.label == label));
+                self.peers = peers;
+            }
+            Err(error) => error!(%error, "the transport does not take the fleet's members"),
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+}
+
+/// The bytes of an input that may end up in the log.
+fn payload_bytes(input: &Input) -> usize {
+    match input {
+        Input::Net(Event::Frame { bytes, .. }) => bytes.len(),
+        Input::Submit { command, .. } => match command.as_ref() {
+            ControlCommand::KvPut { value, .. } => value.len(),
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+/// The driver's tick.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// After so many bytes of input the round at hand is stored and sent before more is taken.
+pub const INPUT_BYTES_PER_ROUND_MAX: usize = 32 << 20;
+
+/// Most inputs that are put to the replica before what follows from them is carried out.
+const INPUTS_PER_ROUND_MAX: usize = 1024;

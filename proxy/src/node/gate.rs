@@ -1,0 +1,202 @@
+//! The gate to peers: who says hello how, who is let in, and where snapshots go.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use raftlog::{
+    GroupId, NodeId,
+    disk::Disk,
+    net::{Event, Gate, Inbox, PeerAddress, Refused},
+};
+use replica::{
+    Admission, Birthing, Decision, Founding, Hello, Identity, Known, Reply,
+    birth::RefusedCode,
+    storage::{save_identity, save_known},
+};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{input::Input, shared::Shared};
+
+/// Guards the links to and from this instance.
+pub struct Doorkeeper {
+    pub founding: Founding,
+    pub shared: Arc<Shared>,
+    pub disk: Arc<dyn Disk>,
+    pub inputs: SyncSender<Input>,
+    pub state: Mutex<State>,
+    /// Becomes true once the identity is decided.
+    pub decided: watch::Sender<bool>,
+}
+
+pub struct State {
+    pub identity: Identity,
+    pub known: Known,
+    /// There while it is not decided what a newborn instance becomes.
+    pub birthing: Option<Birthing>,
+    /// The instances that let a newborn in, by label.
+    pub answered: BTreeSet<String>,
+    /// Since when they are enough for the birth of a fleet.
+    pub majority_since: Option<Instant>,
+}
+
+impl Doorkeeper {
+    pub fn identity(&self) -> Identity {
+        self.lock().identity.clone()
+    }
+
+    /// The peers that were let in so far, each in the life it is known by.
+    pub fn known(&self) -> Vec<(flow::InstanceId, flow::Incarnation)> {
+        self.lock().known.0.iter().map(|(id, life)| (*id, *life)).collect()
+    }
+
+    /// The fleet's identity was agreed: it is kept.
+    pub fn born(&self, fleet: flow::FleetId) {
+        let mut state = self.lock();
+        if state.identity.fleet.is_none() {
+            state.identity.fleet = Some(fleet);
+            if let Err(error) = save_identity(self.disk.as_ref(), &state.identity) {
+                warn!(%error, "the fleet's uuid could not be stored; it is tried again at the next start");
+            }
+        }
+    }
+
+    /// A newborn that needs nobody, or that has heard enough, becomes what it is.
+    pub fn decide(&self) -> Result<bool, raftlog::wal::WalError> {
+        let mut state = self.lock();
+        let Some(Decision::Become(identity)) = state.birthing.as_ref().map(Birthing::decide) else {
+            return Ok(false);
+        };
+        if identity.fleet.is_none() && !self.may_found(&mut state) {
+            return Ok(false);
+        }
+        save_identity(self.disk.as_ref(), &identity)?;
+        state.identity = identity;
+        state.birthing = None;
+        drop(state);
+        self.decided.send_replace(true);
+        Ok(true)
+    }
+
+    /// Whether a majority may found a fleet: once all instances listed have let this one in, or those that do not answer
+    /// were given time. Two emptied directories of three are a majority too, and the third knows better.
+    fn may_found(&self, state: &mut State) -> bool {
+        let since = *state.majority_since.get_or_insert_with(Instant::now);
+        let others = self.founding.instances.iter().filter(|one| one.label != state.identity.label);
+        let all = others.clone().all(|other| state.answered.contains(&other.label));
+        !self.shared.is_outcast() && (all || since.elapsed() >= BIRTH_PATIENCE)
+    }
+
+    /// Who answers. A newborn may not know its id yet; then its label's member is meant, or its label's founder. By a
+    /// wrong id nothing would ever be sent to it, as the link stays up when it learns the right one.
+    fn id_of(&self, them: &Identity) -> Option<flow::InstanceId> {
+        let member = || self.shared.control().member_by_label(&them.label).map(|(id, _)| id);
+        them.id.or_else(member).or_else(|| self.founding.id_of(&them.label))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate for Doorkeeper {
+    fn hello(&self, _: &PeerAddress) -> Bytes {
+        Hello { identity: self.identity(), founding_hash: self.founding.hash() }.encode().into()
+    }
+
+    fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
+        let hello = Hello::decode(hello).ok_or_else(malformed)?;
+        let control = self.shared.control();
+        let mut state = self.lock();
+        let State { identity, known, .. } = &*state;
+        let admission = Admission { me: identity, founding: &self.founding, control: Some(&control), known };
+        let admitted = admission.admit(&hello).map_err(|refused| {
+            warn!(label = hello.identity.label, %remote, reason = refused.text, "a peer was not let in");
+            Refused { code: refused.code as u32, text: refused.text }
+        })?;
+        if admitted.new {
+            // Remembered on disk before anything else is said to it.
+            let mut known = state.known.clone();
+            known.0.insert(admitted.id, admitted.incarnation);
+            save_known(self.disk.as_ref(), &known).map_err(|error| Refused {
+                code: RefusedCode::Malformed as u32,
+                text: format!("instance {} cannot remember you now: {error}", state.identity.label),
+            })?;
+            state.known = known;
+        }
+        drop(state);
+        // Full: the leader learns of it with the next link.
+        drop(self.inputs.try_send(Input::PeerSeen(admitted.id, admitted.incarnation)));
+        Ok((NodeId(admitted.id.0), admitted.reply.encode().into()))
+    }
+
+    fn accepted(&self, to: &PeerAddress, reply: &[u8]) -> Result<NodeId, Refused> {
+        let reply = Reply::decode(reply).ok_or_else(malformed)?;
+        if *reply.identity.label != *to.label {
+            return Err(Refused {
+                code: RefusedCode::Malformed as u32,
+                text: format!("{} answers where {} should be", reply.identity.label, to.label),
+            });
+        }
+        let id = self.id_of(&reply.identity).ok_or_else(malformed)?;
+        let mut state = self.lock();
+        if state.birthing.is_some() {
+            state.answered.insert(reply.identity.label.clone());
+        }
+        if let Some(birthing) = &mut state.birthing {
+            birthing.handle_reply(reply);
+        }
+        drop(state);
+        if let Err(error) = self.decide() {
+            return Err(Refused { code: RefusedCode::Malformed as u32, text: error.to_string() });
+        }
+        Ok(NodeId(id.0))
+    }
+
+    fn snapshot(&self, from: NodeId, meta: Bytes, body: Bytes) -> Result<(), Refused> {
+        let mut message = meta;
+        if message.len() < 4 {
+            return Err(malformed());
+        }
+        let group = GroupId(message.get_u32());
+        self.inputs
+            .send(Input::Snapshot { from, group, message, body })
+            .map_err(|_| Refused { code: RefusedCode::Malformed as u32, text: "the instance is stopping".to_owned() })
+    }
+}
+
+/// What travels beside a snapshot's body: its group (4 bytes, big-endian) and the message that goes with it.
+pub fn snapshot_meta(group: GroupId, message: &Bytes) -> Bytes {
+    let mut meta = BytesMut::with_capacity(4 + message.len());
+    meta.put_u32(group.0);
+    meta.put_slice(message);
+    meta.freeze()
+}
+
+/// Peers' events go to the replica thread.
+pub struct NetInbox(pub SyncSender<Input>);
+
+impl Inbox for NetInbox {
+    fn offer(&self, event: Event) -> Result<(), Event> {
+        use std::sync::mpsc::TrySendError;
+        self.0.try_send(Input::Net(event)).map_err(|error| match error {
+            TrySendError::Full(Input::Net(event)) | TrySendError::Disconnected(Input::Net(event)) => event,
+            // Only `Net` was sent.
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => {
+                Event::Frame { from: NodeId(0), bytes: Bytes::new() }
+            }
+        })
+    }
+}
+
+/// How long the birth of a fleet waits for listed instances that do not answer: longer than a dial and its hello.
+const BIRTH_PATIENCE: Duration = Duration::from_secs(4);
+
+fn malformed() -> Refused {
+    Refused { code: RefusedCode::Malformed as u32, text: "the hello makes no sense".to_owned() }
+}

@@ -1,0 +1,268 @@
+//! Health checks of this instance: probes every backend, counts rise and fall, and votes.
+//!
+//! One task owns all counters; probes are tasks of their own that end within their timeout. An unknown backend is
+//! probed quickly, so that a fleet that starts does not wait out its intervals.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::Duration,
+};
+
+use flow::{BackendId, HealthCounter, HealthKind, HealthSpec, PoolSpec, View, control::identity};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    runtime::Handle,
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{debug, info};
+
+use super::input::Input;
+
+/// Asks the health task for more than its rhythm. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    ProbeNow(BackendId),
+    ConnectFailed(BackendId),
+}
+
+impl Health {
+    /// Starts the task.
+    pub fn start(
+        runtime: &Handle,
+        own: IpAddr,
+        pools: watch::Receiver<Arc<Vec<PoolSpec>>>,
+        inputs: SyncSender<Input>,
+    ) -> Self {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let (results, results_receiver) = mpsc::channel(REQUESTS_MAX);
+        let task = Task { own, inputs, backends: HashMap::new(), untold: BTreeMap::new(), results };
+        runtime.spawn(task.run(pools, receiver, results_receiver));
+        Self { requests }
+    }
+
+    /// Looks at a backend at once.
+    pub fn probe_now(&self, backend: BackendId) {
+        // Full: so many are being looked at that this one's turn comes with them.
+        self.requests.try_send(Request::ProbeNow(backend)).ok();
+    }
+
+    /// A connect of the data path failed: that counts as a failed check that needs no second one.
+    pub fn connect_failed(&self, backend: BackendId) {
+        self.requests.try_send(Request::ConnectFailed(backend)).ok();
+    }
+}
+
+struct Task {
+    own: IpAddr,
+    inputs: SyncSender<Input>,
+    backends: HashMap<BackendId, Backend>,
+    /// Views that the replica has yet to hear of, the newest of each backend: its queue may be full for a moment.
+    untold: BTreeMap<BackendId, View>,
+    results: mpsc::Sender<(BackendId, bool, bool)>,
+}
+
+struct Backend {
+    name: String,
+    address: SocketAddr,
+    spec: HealthSpec,
+    counter: HealthCounter,
+    next: Instant,
+    /// Probes on their way.
+    probing: bool,
+    urgent: bool,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut pools: watch::Receiver<Arc<Vec<PoolSpec>>>,
+        mut requests: mpsc::Receiver<Request>,
+        mut results: mpsc::Receiver<(BackendId, bool, bool)>,
+    ) {
+        self.follow(&pools.borrow_and_update().clone());
+        loop {
+            let next = self.backends.values().filter(|backend| !backend.probing).map(|backend| backend.next).min();
+            let next = next.unwrap_or_else(|| Instant::now() + IDLE);
+            let next = if self.untold.is_empty() { next } else { next.min(Instant::now() + TELL_AGAIN) };
+            tokio::select! {
+                changed = pools.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let pools = pools.borrow_and_update().clone();
+                    self.follow(&pools);
+                }
+                request = requests.recv() => match request {
+                    Some(Request::ProbeNow(id)) => self.probe(id, true),
+                    Some(Request::ConnectFailed(id)) => self.failed(id),
+                    None => return,
+                },
+                Some((id, ok, urgent)) = results.recv() => self.result(id, ok, urgent),
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    let due: Vec<BackendId> = self.backends.iter()
+                        .filter(|(_, backend)| !backend.probing && backend.next <= now)
+                        .map(|(id, _)| *id)
+                        .collect();
+                    for id in due {
+                        self.probe(id, false);
+                    }
+                    self.tell();
+                }
+            }
+        }
+    }
+
+    /// Keeps a counter for each member backend.
+    fn follow(&mut self, pools: &[PoolSpec]) {
+        let mut members = HashMap::new();
+        for pool in pools {
+            for server in &pool.servers {
+                let name = format!("{}/{}", pool.name, server.name);
+                members.insert(identity(pool, server), (name, server.socket_address(), pool.health.clone()));
+            }
+        }
+        self.backends.retain(|id, backend| members.get(id).is_some_and(|(_, _, spec)| *spec == backend.spec));
+        for (id, (name, address, spec)) in members {
+            self.backends.entry(id).or_insert_with(|| Backend {
+                name,
+                address,
+                counter: HealthCounter::new(spec.rise, spec.fall),
+                spec,
+                next: Instant::now(),
+                probing: false,
+                urgent: false,
+            });
+        }
+    }
+
+    fn probe(&mut self, id: BackendId, urgent: bool) {
+        let Some(backend) = self.backends.get_mut(&id) else { return };
+        if urgent {
+            if backend.urgent {
+                return;
+            }
+            backend.urgent = true;
+        } else {
+            backend.probing = true;
+        }
+        let (own, address, spec, results) = (self.own, backend.address, backend.spec.clone(), self.results.clone());
+        tokio::spawn(async move {
+            let limit = Duration::from_millis(spec.timeout_ms);
+            let ok = timeout(limit, check(own, address, &spec.kind)).await.is_ok_and(|result| result.is_ok());
+            // The task is gone only at the end.
+            results.send((id, ok, urgent)).await.ok();
+        });
+    }
+
+    fn result(&mut self, id: BackendId, ok: bool, urgent: bool) {
+        let Some(backend) = self.backends.get_mut(&id) else { return };
+        let change = if urgent && !ok { backend.counter.fail_now() } else { backend.counter.observe(ok) };
+        if urgent {
+            backend.urgent = false;
+        } else {
+            backend.probing = false;
+            let interval = Duration::from_millis(backend.spec.interval_ms);
+            let unsure = backend.counter.view() == View::Unknown;
+            backend.next = Instant::now() + if unsure { interval.min(UNSURE_INTERVAL) } else { interval };
+        }
+        self.say(id, change);
+    }
+
+    fn failed(&mut self, id: BackendId) {
+        let change = self.backends.get_mut(&id).and_then(|backend| backend.counter.fail_now());
+        self.say(id, change);
+    }
+
+    fn say(&mut self, id: BackendId, change: Option<View>) {
+        let Some(view) = change else { return };
+        let Some(backend) = self.backends.get(&id) else { return };
+        info!(backend = backend.name, address = %backend.address, ?view, "this instance's view of a backend changed");
+        self.untold.insert(id, view);
+        self.tell();
+    }
+
+    /// Tells the replica what it has not heard yet. Nothing is lost and nothing overtaken: a view that arrived after a
+    /// newer one would be this instance's vote until the next change.
+    fn tell(&mut self) {
+        while let Some((id, view)) = self.untold.pop_first() {
+            match self.inputs.try_send(Input::View(id, view)) {
+                // The replica thread is gone only at the end.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(_)) => {
+                    self.untold.insert(id, view);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One check, from the instance's own address.
+async fn check(own: IpAddr, address: SocketAddr, kind: &HealthKind) -> std::io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if own.is_ipv4() == address.is_ipv4() {
+        socket.bind(SocketAddr::new(own, 0))?;
+    }
+    let mut stream = socket.connect(address).await?;
+    match kind {
+        HealthKind::Tcp => Ok(()),
+        HealthKind::Http { path, expect } => {
+            let status = ask(&mut stream, address, path).await?;
+            if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+                Ok(())
+            } else {
+                debug!(%address, status, "a health check got an unexpected status");
+                Err(std::io::Error::other("unexpected status"))
+            }
+        }
+    }
+}
+
+/// `GET path`; the status of the answer.
+async fn ask(stream: &mut TcpStream, address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: rocinante-check\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    let mut buffer = [0; 512];
+    while head.len() < STATUS_LINE_BYTES {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            break;
+        }
+        head.extend_from_slice(buffer.get(..count).unwrap_or_default());
+    }
+    // "HTTP/1.1 200"
+    let status = head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok());
+    match status {
+        Some(status) if head.starts_with(b"HTTP/1.") => Ok(status),
+        _ => Err(std::io::Error::other("not an HTTP answer")),
+    }
+}
+
+/// Most requests and results that wait for the task.
+const REQUESTS_MAX: usize = 4096;
+
+/// How often a backend is checked that nothing is known of yet, unless its interval is shorter.
+const UNSURE_INTERVAL: Duration = Duration::from_millis(100);
+
+const IDLE: Duration = Duration::from_secs(1);
+
+/// When a view is told again that the replica's full queue did not take.
+const TELL_AGAIN: Duration = Duration::from_millis(10);
+
+/// The start of an answer that is enough to read its status.
+const STATUS_LINE_BYTES: usize = 12;

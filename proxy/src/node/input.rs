@@ -1,0 +1,47 @@
+//! What can be put to the replica thread.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use flow::{BackendId, ControlCommand, Incarnation, InstanceId, PinKey, PoolId, Revision, SlotTable, View};
+use raftlog::{GroupId, NodeId, net};
+use replica::{Chosen, Replica, Submitted};
+use tokio::sync::oneshot;
+
+/// One thing that happened, or that somebody wants.
+pub enum Input {
+    /// From a peer's link.
+    Net(net::Event),
+    /// A peer was let in, in this life.
+    PeerSeen(InstanceId, Incarnation),
+    /// A snapshot came in whole.
+    Snapshot { from: NodeId, group: GroupId, message: Bytes, body: Bytes },
+    /// The sending of a snapshot ended.
+    SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
+    /// That round and all before it are on disk.
+    Persisted { round: u64, holding_back: Option<GroupId> },
+    /// The disk has no room, or has room again.
+    DiskFull(bool),
+    /// A choice that needs the replica.
+    Choose { key: PinKey, avoid: Option<BackendId>, patience: Duration, answer: oneshot::Sender<Chosen> },
+    /// A pin was used when it was time to refresh it.
+    Touch(PinKey),
+    /// What this instance sees of a backend changed.
+    View(BackendId, View),
+    /// A connect failed: everybody look.
+    AskForProbes(BackendId),
+    /// A slot table was built.
+    Slots { pool: PoolId, members: Vec<(BackendId, u32)>, table: Box<SlotTable> },
+    /// A command for group 0.
+    Submit { command: Box<ControlCommand>, patience: Duration, again: bool, answer: oneshot::Sender<Submitted> },
+    /// Starts the move of one pin.
+    Unpin { key: PinKey, revision: Revision, patience: Duration, answer: oneshot::Sender<Submitted> },
+    /// Waits until everything committed before now is applied here.
+    CatchUp { group: GroupId, patience: Duration, answer: oneshot::Sender<Submitted> },
+    /// Hands leaderships over.
+    HandOver(Option<InstanceId>),
+    /// Looks at the replica.
+    Look(Box<dyn FnOnce(&Replica) + Send>),
+    /// Ends the thread.
+    Stop,
+}

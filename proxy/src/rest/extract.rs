@@ -1,0 +1,159 @@
+//! What handlers take from a request; what cannot be read is answered in JSON like every other error.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{StatusCode, request::Parts},
+    response::IntoResponse,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::failure::Failure;
+use crate::control::{Consistency, ControlError, check::page_rows};
+
+/// The variables of a path.
+pub struct InPath<T>(pub T);
+
+/// The query of a URL. Unknown names are refused.
+pub struct InQuery<T>(pub T);
+
+/// The body as it is.
+pub struct RawBody(pub Bytes);
+
+/// The body as JSON.
+pub struct JsonBody<T>(pub T);
+
+/// `?consistency=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadQuery {
+    consistency: Option<String>,
+}
+
+/// `?if_revision=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConditionQuery {
+    /// The revision that the thing must have.
+    pub if_revision: Option<u64>,
+}
+
+/// `?prefix=&after=&limit=&consistency=` or, for pins, without a prefix.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// Only rows that begin so.
+    pub prefix: Option<String>,
+    /// Only rows after this one.
+    pub after: Option<String>,
+    limit: Option<u64>,
+    consistency: Option<String>,
+}
+
+/// `?group=&from=&limit=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogQuery {
+    /// The group, 0 where nothing is said.
+    #[serde(default)]
+    pub group: u32,
+    /// The first index.
+    #[serde(default)]
+    pub from: u64,
+    limit: Option<u64>,
+}
+
+/// `?group=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupQuery {
+    /// The group, 0 where nothing is said.
+    #[serde(default)]
+    pub group: u32,
+}
+
+impl ReadQuery {
+    /// How fresh the read has to be.
+    pub fn consistency(&self) -> Result<Consistency, Failure> {
+        parse_consistency(self.consistency.as_deref())
+    }
+}
+
+impl PageQuery {
+    /// How fresh the read has to be.
+    pub fn consistency(&self) -> Result<Consistency, Failure> {
+        parse_consistency(self.consistency.as_deref())
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> Result<usize, Failure> {
+        Ok(page_rows(self.limit)?)
+    }
+}
+
+impl LogQuery {
+    /// How many entries.
+    pub fn rows(&self) -> Result<usize, Failure> {
+        Ok(page_rows(self.limit)?)
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(rejection) => Err(invalid(rejection.body_text())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for InQuery<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(invalid(rejection.body_text())),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Failure::too_large(format!("the body is above {} bytes", super::BODY_BYTES_MAX)))
+            }
+            Err(rejection) => Err(invalid(format!("the body broke off: {}", rejection.into_response().status()))),
+        }
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let RawBody(bytes) = RawBody::from_request(request, state).await?;
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Self(value)),
+            Err(error) => Err(invalid(format!("the body is not the JSON expected here: {error}"))),
+        }
+    }
+}
+
+fn parse_consistency(text: Option<&str>) -> Result<Consistency, Failure> {
+    match text {
+        None | Some("local") => Ok(Consistency::Local),
+        Some("linearizable") => Ok(Consistency::Linearizable),
+        Some(other) => Err(invalid(format!("consistency {other:?}: local, linearizable is possible"))),
+    }
+}
+
+fn invalid(text: String) -> Failure {
+    ControlError::Invalid(text).into()
+}
