@@ -1,0 +1,240 @@
+//! Arguments, and what each command does with them.
+
+mod bench;
+mod farm;
+mod stick;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use loadtest::error::{Error, Result};
+use loadtest::lab;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The judge of Rocinante: backends that say their name, and clients that ask every instance at the same moment.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Backends that say their name over TCP and HTTP, and echo.
+    #[command(after_help = FARM_EXAMPLES)]
+    Farm(FarmArguments),
+    /// Start a fleet, let clients ask all instances at once while things happen, and judge the answers.
+    #[command(after_help = STICK_EXAMPLES)]
+    Stick(StickArguments),
+    /// The same scenarios against HAProxy in its strongest configuration.
+    #[command(after_help = RIVALS_EXAMPLES)]
+    Rivals(StickArguments),
+    /// Measure decisions and traffic, beside HAProxy, nginx and no proxy at all.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArguments),
+    /// Three instances and four backends; a backend and the leader are killed before your eyes.
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Args)]
+struct FarmArguments {
+    /// Where the first backend listens; the others listen on the ports after it.
+    #[arg(long, default_value = "127.0.0.1:8887", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// How many backends; as many as there are names, or 4.
+    #[arg(long, value_name = "N")]
+    count: Option<u16>,
+    /// Their names, separated by commas; s1, s2 and so on for those without.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    names: Vec<String>,
+    /// Listen a second time from this port on; every port speaks both TCP lines and HTTP anyway.
+    #[arg(long, value_name = "PORT")]
+    http_port_base: Option<u16>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct StickArguments {
+    /// A scenario, several separated by commas, or all.
+    #[arg(long, default_value = "all", value_name = "NAME")]
+    scenario: String,
+    /// Clients that come back again and again, each with a source address of its own.
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    clients: u32,
+    /// Visits per second; at each one client asks every instance at the same moment.
+    #[arg(long, default_value_t = 400, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
+    /// How long each scenario lasts, roughly: what has begun is played to its end.
+    #[arg(long, default_value_t = 20, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Instances of the fleet.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    instances: u8,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+    /// Repeat the chances of an earlier run.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Leave configuration, data and logs behind.
+    #[arg(long)]
+    keep: bool,
+    /// Stay in the caller's network, to look on with other programs; by default a run has a network namespace of its own,
+    /// where the system allows it.
+    #[arg(long)]
+    here: bool,
+    /// Also run HAProxy, when it is installed, and print its rows beside ours; they do not count for the exit status.
+    #[arg(long)]
+    rivals: bool,
+}
+
+#[derive(Debug, Args)]
+struct BenchArguments {
+    /// How long each measurement lasts; there are about 70 in all.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// How often the products take turns; the median of the rounds is shown.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Only these parts: decisions, commits, http, tcp, bulk; several separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<String>,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArguments {
+    /// The binary to show; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+    /// Clients on the screen.
+    #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=40))]
+    clients: u32,
+    /// Print plain lines, as is done when this is no terminal.
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Does what was asked for.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    raise_descriptor_limit();
+    let own_network = match &arguments.command {
+        Command::Stick(stick) | Command::Rivals(stick) => !stick.here,
+        Command::Bench(_) => true,
+        Command::Farm(_) | Command::Demo(_) => false,
+    };
+    if own_network && !lab::enter().map_err(Error::io("setting up a network of its own"))? {
+        eprintln!("no network namespace to be had: running in the machine's own network");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(Error::io("starting the runtime"))?;
+    let done = async {
+        match arguments.command {
+            Command::Farm(arguments) => farm::run(arguments).await,
+            Command::Stick(arguments) => stick::run(arguments, stick::Who::Ours).await,
+            Command::Rivals(arguments) => stick::run(arguments, stick::Who::Rivals).await,
+            Command::Bench(arguments) => bench::run(arguments).await,
+            Command::Demo(arguments) => stick::demo(arguments).await,
+        }
+    };
+    // What was started is owned by the future that is dropped here, so that an interrupt leaves nothing behind.
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = done => outcome,
+            signal = interrupted() => {
+                eprintln!("loadtest: {signal}");
+                Ok(ExitCode::from(INTERRUPTED))
+            }
+        }
+    });
+    runtime.shutdown_timeout(SHUTDOWN);
+    outcome
+}
+
+async fn interrupted() -> &'static str {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        outcome = tokio::signal::ctrl_c() => match outcome {
+            Ok(()) => "interrupted",
+            Err(_) => std::future::pending().await,
+        },
+        () = terminated => "terminated",
+    }
+}
+
+/// Every client needs sockets of its own; the fleet inherits the limit.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where even the hard limit may not be used, the run says later what it lacks.
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
+}
+
+const WORKERS: usize = 2;
+const INTERRUPTED: u8 = 130;
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
+
+const FARM_EXAMPLES: &str = "\
+Each backend answers `who` with its name, `from` with the source address, `echo TEXT` with TEXT, `give N` with
+N bytes; other bytes come back as they are. On the same port it speaks HTTP/1.1: GET / (name, header X-Backend), /healthz, /echo, /from, /headers, /ws (WebSocket).
+Lines on standard input change it while it runs: stop NAME, start NAME, blackhole NAME, heal NAME, cut NAME SOURCE, list.
+
+Examples:
+  loadtest farm
+  loadtest farm --listen 127.0.0.1:8887 --names s1,s2,s3
+  echo who | nc 127.0.0.1 8887";
+
+const STICK_EXAMPLES: &str = "\
+Scenarios: first-contact, churn, skewed-health, leader-kill, rolling-restart, restart-all, pause, partition.
+Exit status: 0 every scenario passed; 1 a client was split, moved or stray, or more was lost than the budget; 2 usage.
+
+Examples:
+  loadtest stick
+  loadtest stick --scenario leader-kill --clients 100 --seconds 10
+  loadtest stick --scenario churn,partition --bin target/release/rocinante --json
+  loadtest stick --rivals";
+
+const RIVALS_EXAMPLES: &str = "\
+Exit status is 0 when all scenarios could be run, whatever came of them.
+
+Examples:
+  loadtest rivals
+  loadtest rivals --scenario churn --bin /usr/sbin/haproxy";
+
+const BENCH_EXAMPLES: &str = "\
+What is measured has a core to itself, clients and servers have the others. The rate depends on them as well; the CPU time of
+the proxy's processes is the figure to trust. Rows of what is not installed say so. What the figures mean, and how HAProxy and
+nginx are configured, is in docs/performance.md.
+Exit status: 0 everything was measured; 1 something could not be; 2 usage.
+
+Examples:
+  loadtest bench
+  loadtest bench --only http,tcp --rounds 5
+  loadtest bench --only commits --seconds 10 --json";
+
+const DEMO_EXAMPLES: &str = "\
+Exit status: 0 no client was split or moved, 1 otherwise.
+
+Examples:
+  loadtest demo
+  loadtest demo --plain | tee demo.txt";

@@ -1,0 +1,254 @@
+//! A fleet of `rocinante` processes, driven through nothing but its documented command line and REST API.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use tokio::sync::Mutex;
+
+use super::process::{self, Process};
+use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, METRICS_PORT, POOL_PORTS, REST_PORT, Site};
+use super::{Change, Fleet, POOLS, Server};
+use crate::ask::Door;
+use crate::error::{Error, Result};
+use crate::http;
+use crate::judge::InstanceId;
+use crate::relay::{Relays, Way};
+
+/// The fleet: one process per instance, a relay before each.
+#[derive(Debug)]
+pub struct Rocinante {
+    binary: PathBuf,
+    site: Arc<Site>,
+    instances: Vec<Mutex<Option<Process>>>,
+    relays: Relays,
+}
+
+impl Rocinante {
+    /// Writes the configuration and sets up the relays; no instance runs yet.
+    pub async fn new(binary: PathBuf, site: Arc<Site>, size: u8, servers: &[Server]) -> Result<Rocinante> {
+        let config = site.directory().join(CONFIG_FILE);
+        std::fs::write(&config, configuration(&site, size, servers))
+            .map_err(Error::io(format!("writing {}", config.display())))?;
+        let ids = (0..size).map(InstanceId);
+        let pairs: Vec<(SocketAddr, SocketAddr)> = ids
+            .map(|id| site.instance(id))
+            .map(|address| ((address, GRPC_PORT).into(), (address, GRPC_BEHIND_RELAY_PORT).into()))
+            .collect();
+        let relays = Relays::start(&pairs).await?;
+        let instances = (0..size).map(|_| Mutex::new(None)).collect();
+        Ok(Rocinante { binary, site, instances, relays })
+    }
+
+    fn rest(&self, instance: InstanceId) -> SocketAddr {
+        (self.site.instance(instance), REST_PORT).into()
+    }
+
+    fn ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
+        (0..self.instances.len()).map(|index| InstanceId(index as u8))
+    }
+
+    fn slot(&self, instance: InstanceId) -> Result<&Mutex<Option<Process>>> {
+        self.instances.get(usize::from(instance.0)).ok_or_else(|| Error::Usage(format!("no instance {}", instance.0)))
+    }
+
+    async fn signal(&self, instance: InstanceId, signal: Signal) -> Result<()> {
+        match self.slot(instance)?.lock().await.as_ref() {
+            Some(process) => process.signal(signal),
+            None => Err(Error::Fleet(format!("instance {} does not run", label_of(instance)))),
+        }
+    }
+
+    fn set_ways(&self, instance: InstanceId, way: Way) {
+        for other in self.ids().filter(|other| *other != instance) {
+            self.relays.set_between(self.site.instance(instance), self.site.instance(other), way);
+        }
+    }
+}
+
+#[async_trait]
+impl Fleet for Rocinante {
+    fn product(&self) -> &'static str {
+        "rocinante"
+    }
+
+    fn size(&self) -> usize {
+        self.instances.len()
+    }
+
+    fn label(&self, instance: InstanceId) -> String {
+        label_of(instance)
+    }
+
+    fn entrance(&self, instance: InstanceId, pool: usize) -> SocketAddr {
+        (self.site.instance(instance), POOL_PORTS.get(pool).copied().unwrap_or_default()).into()
+    }
+
+    fn source(&self, instance: InstanceId) -> IpAddr {
+        self.site.instance(instance)
+    }
+
+    async fn start(&self, instance: InstanceId) -> Result<()> {
+        let mut slot = self.slot(instance)?.lock().await;
+        let label = label_of(instance);
+        let mut command = Command::new(&self.binary);
+        command
+            .current_dir(self.site.directory())
+            .args(["run", "--config", CONFIG_FILE, "--instance", &label, "--grpc-listen"])
+            .arg(SocketAddr::from((self.site.instance(instance), GRPC_BEHIND_RELAY_PORT)).to_string());
+        *slot = Some(Process::start(command, &self.site.directory().join(format!("{label}.log")))?);
+        Ok(())
+    }
+
+    async fn obituary(&self, instance: InstanceId) -> Option<String> {
+        self.slot(instance).ok()?.lock().await.as_mut()?.obituary()
+    }
+
+    async fn is_ready(&self, instance: InstanceId) -> bool {
+        let answer = http::get(self.rest(instance), "/readyz", REST_DEADLINE).await;
+        answer.is_ok_and(|response| response.status == 200)
+    }
+
+    async fn kill(&self, instance: InstanceId) -> Result<()> {
+        match self.slot(instance)?.lock().await.take() {
+            Some(mut process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn terminate(&self, instance: InstanceId) -> Result<()> {
+        let Some(mut process) = self.slot(instance)?.lock().await.take() else { return Ok(()) };
+        process.signal(Signal::TERM)?;
+        match process.wait(TERMINATE_DEADLINE).await {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(Error::Fleet(format!("{} left on SIGTERM with {status}", label_of(instance)))),
+            None => {
+                process.kill().await?;
+                let limit = TERMINATE_DEADLINE.as_secs();
+                Err(Error::Fleet(format!("{} did not leave within {limit} s of SIGTERM", label_of(instance))))
+            }
+        }
+    }
+
+    async fn pause(&self, instance: InstanceId) -> Result<()> {
+        self.signal(instance, Signal::STOP).await
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<()> {
+        self.signal(instance, Signal::CONT).await
+    }
+
+    async fn leader(&self) -> Result<Option<InstanceId>> {
+        let mut leaders = Vec::new();
+        for id in self.ids() {
+            let Ok(response) = http::get(self.rest(id), "/role", REST_DEADLINE).await else { continue };
+            let role: serde_json::Value = serde_json::from_slice(&response.body)
+                .map_err(|error| Error::Fleet(format!("/role of {} is not JSON: {error}", label_of(id))))?;
+            if role.get("role").and_then(|role| role.as_str()) == Some("leader") {
+                leaders.push(id);
+            }
+        }
+        // Two that say so at once are one that has not heard yet: ask again.
+        Ok(if leaders.len() == 1 { leaders.pop() } else { None })
+    }
+
+    async fn isolate(&self, instance: InstanceId) -> Result<()> {
+        self.set_ways(instance, Way::Stalled);
+        Ok(())
+    }
+
+    async fn rejoin(&self, instance: InstanceId) -> Result<()> {
+        self.set_ways(instance, Way::Open);
+        Ok(())
+    }
+
+    async fn change(&self, pool: usize, change: &Change, via: &[InstanceId]) -> Result<()> {
+        let pool = POOLS.get(pool).ok_or_else(|| Error::Usage(format!("no pool {pool}")))?.name;
+        let mut command = Command::new(&self.binary);
+        command.current_dir(self.site.directory()).arg("server");
+        match change {
+            Change::Add(server) => {
+                command.args(["add", pool, &server.name, &server.address.to_string()]);
+                command.args(["--weight", &server.weight.to_string()]);
+            }
+            Change::Remove(name) => {
+                command.args(["remove", pool, name]);
+            }
+            Change::Drain(name) => {
+                command.args(["drain", pool, name]);
+            }
+            Change::Enable(name) => {
+                command.args(["enable", pool, name]);
+            }
+        }
+        for id in via {
+            command.args(["--endpoint", &self.rest(*id).to_string()]);
+        }
+        process::run(command, COMMAND_DEADLINE).await.map(drop)
+    }
+
+    fn knows_isolation(&self) -> bool {
+        true
+    }
+
+    async fn stop(&self) {
+        for slot in &self.instances {
+            // Dropping a process kills it and waits.
+            drop(slot.lock().await.take());
+        }
+    }
+
+    fn logs(&self) -> Option<PathBuf> {
+        Some(self.site.directory().to_path_buf())
+    }
+}
+
+/// The pool.toml of the fleet: only keys that the documentation names.
+pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server]) -> String {
+    let mut text = "[fleet]\nname = \"judged\"\ndata_dir = \"data\"\n".to_owned();
+    for id in (0..size).map(InstanceId) {
+        text += &format!(
+            "\n[[fleet.instance]]\nlabel = \"{}\"\naddress = \"{}\"\ngrpc = {GRPC_PORT}\nrest = {REST_PORT}\n\
+             metrics = {METRICS_PORT}\n",
+            label_of(id),
+            site.instance(id)
+        );
+    }
+    for (pool, port) in POOLS.iter().zip(POOL_PORTS) {
+        let (protocol, health) = match pool.door {
+            Door::Tcp => ("tcp", "type = \"tcp\""),
+            Door::Http => ("http", "type = \"http\"\npath = \"/healthz\""),
+        };
+        text += &format!(
+            "\n[[pool]]\nname = \"{}\"\nbind = \":{port}\"\nprotocol = \"{protocol}\"\nbalance = \"source-hash\"\n\
+             commit = \"first-contact\"\npin_ttl = \"30m\"\n\n[pool.health]\n{health}\ninterval = \"500ms\"\n\
+             timeout = \"500ms\"\nrise = 2\nfall = 2\n",
+            pool.name
+        );
+        for server in servers {
+            text += &format!(
+                "\n[[pool.server]]\nname = \"{}\"\naddress = \"{}\"\nport = {}\nweight = {}\n",
+                server.name,
+                server.address.ip(),
+                server.address.port(),
+                server.weight
+            );
+        }
+    }
+    text
+}
+
+/// The label of an instance in [`configuration`].
+pub(crate) fn label_of(instance: InstanceId) -> String {
+    char::from(b'a'.saturating_add(instance.0)).to_string()
+}
+
+/// The product's own limit, `drain_timeout`, plus time to write its log.
+const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+const REST_DEADLINE: Duration = Duration::from_secs(1);
+const CONFIG_FILE: &str = "pool.toml";

@@ -1,0 +1,88 @@
+//! A place to run a fleet in: loopback addresses that nobody else uses, and a directory that goes away.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::chance::Chance;
+use crate::error::{Error, Result};
+use crate::judge::InstanceId;
+
+/// The addresses and the directory of one fleet.
+#[derive(Debug)]
+pub struct Site {
+    octets: [u8; 2],
+    directory: PathBuf,
+    keep: AtomicBool,
+}
+
+impl Site {
+    /// Finds a network of loopback addresses that is free and makes a directory. The network lies outside 127.0.0.0/16, where
+    /// other things run, and outside 127.64.0.0/10, where the clients live.
+    pub fn new() -> Result<Site> {
+        let mut chance = Chance::new(Chance::fresh_seed());
+        for _ in 0..ATTEMPTS_MAX {
+            let octets = [1 + chance.below(62) as u8, 1 + chance.below(250) as u8];
+            let first = Ipv4Addr::new(127, octets[0], octets[1], 1);
+            if PORTS_PROBED.iter().any(|port| TcpListener::bind((first, *port)).is_err()) {
+                continue;
+            }
+            let name = format!("rocinante-loadtest-{}-{:08x}", std::process::id(), chance.below(u32::MAX));
+            let directory = std::env::temp_dir().join(name);
+            std::fs::create_dir(&directory).map_err(Error::io(format!("making {}", directory.display())))?;
+            return Ok(Site { octets, directory, keep: AtomicBool::new(false) });
+        }
+        Err(Error::Usage("found no free loopback addresses in 127.0.0.0/8".to_owned()))
+    }
+
+    /// The address of an instance.
+    pub fn instance(&self, instance: InstanceId) -> IpAddr {
+        self.host(instance.0.saturating_add(1))
+    }
+
+    /// The address of the backend with that number.
+    pub fn backend(&self, index: usize) -> SocketAddr {
+        let host = FIRST_BACKEND_HOST.saturating_add(u8::try_from(index).unwrap_or(u8::MAX));
+        (self.host(host), BACKEND_PORT).into()
+    }
+
+    /// Where the files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Leaves the directory behind at the end.
+    pub fn keep(&self) {
+        self.keep.store(true, Ordering::Relaxed);
+    }
+
+    fn host(&self, host: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.octets[0], self.octets[1], host).into()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if !self.keep.load(Ordering::Relaxed)
+            && let Err(error) = std::fs::remove_dir_all(&self.directory)
+        {
+            eprintln!("could not remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// All below the range from which the system takes source ports.
+pub const GRPC_PORT: u16 = 15001;
+/// Where an instance itself listens behind its relay.
+pub const GRPC_BEHIND_RELAY_PORT: u16 = 15002;
+/// REST and dashboard.
+pub const REST_PORT: u16 = 8001;
+/// Prometheus.
+pub const METRICS_PORT: u16 = 2112;
+/// The pools, in the order of their numbers.
+pub const POOL_PORTS: [u16; 2] = [9001, 9002];
+
+const PORTS_PROBED: [u16; 5] = [GRPC_PORT, REST_PORT, METRICS_PORT, POOL_PORTS[0], POOL_PORTS[1]];
+const BACKEND_PORT: u16 = 8887;
+const FIRST_BACKEND_HOST: u8 = 101;
+const ATTEMPTS_MAX: usize = 50;
