@@ -136,6 +136,11 @@ impl ControlTable {
         self.pools.get(&id)
     }
 
+    /// All members' backends, in order of their ids.
+    pub fn backends(&self) -> impl Iterator<Item = BackendId> {
+        self.backends.keys().copied()
+    }
+
     /// The pool and server of a backend.
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Option<(&Arc<Pool>, &ServerSpec)> {

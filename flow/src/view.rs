@@ -5,7 +5,7 @@
 
 use crate::{
     command::Pin,
-    ids::{LogTime, PinKey, PoolId},
+    ids::{BackendId, LogTime, PinKey, PoolId},
     pins::{Lookup, PinTable},
     plant::{self, Plant},
 };
@@ -74,6 +74,17 @@ impl GroupView {
             Lookup::Moving => Answer::Moving,
             Lookup::Held(pin) if self.usable(key.pool, pin.expires, now_ms) => Answer::Held(pin),
             Lookup::Held(pin) => Answer::Expiring(pin),
+        }
+    }
+
+    /// Whether a choice of `backend` that was made for `key` a while ago still holds: no replica can have expired the pin
+    /// or moved it meanwhile.
+    #[must_use]
+    pub fn stands(&self, key: &PinKey, backend: BackendId, now_ms: u64) -> bool {
+        match self.answer(key, now_ms) {
+            Answer::Held(pin) => pin.backend == backend,
+            Answer::Expiring(pin) => pin.backend == backend && self.lease.log_time_bound(now_ms) < pin.expires,
+            Answer::Moving | Answer::Free | Answer::NoLease => false,
         }
     }
 

@@ -246,7 +246,8 @@ impl Admission<'_> {
         // have to come from that very member.
         let founders = self.founding.instances.len() as u64;
         let next = born.map_or(InstanceId(founders + 1), ControlTable::next_instance);
-        if let Some(id) = them.id.filter(|id| them.fleet.is_some() && *id >= next) {
+        let unheard = next.0..next.0.saturating_add(MEMBERS_UNHEARD_MAX);
+        if let Some(id) = them.id.filter(|id| them.fleet.is_some() && unheard.contains(&id.0)) {
             return Ok((id, None));
         }
         let Some(control) = born else {
@@ -320,6 +321,9 @@ impl Birthing {
         }
     }
 }
+
+/// How many members may have come since the last entry this instance has read; each that says hello is remembered.
+const MEMBERS_UNHEARD_MAX: u64 = 256;
 
 fn removed(label: &str) -> Refused {
     Refused {

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use flow::{
     BackendId, ControlCommand, InstanceId, LogTime, Lookup, OnIsolation, PinCommand, PinKey, PinTable, View,
-    control::identity,
     plant::{self, Plant},
     tally::tally,
 };
@@ -102,7 +101,7 @@ impl Replica {
         }
     }
 
-    fn duty_is_due(&mut self, duty: Duty) -> bool {
+    pub(crate) fn duty_is_due(&mut self, duty: Duty) -> bool {
         match self.duties.get(&duty) {
             Some(at) if self.now_ms < at + DUTY_EVERY_MS => false,
             _ => {
@@ -248,8 +247,7 @@ impl Replica {
 
     /// All members' backends.
     fn backends(&self) -> Vec<BackendId> {
-        let pools = self.control.table.pools();
-        pools.flat_map(|(_, pool)| pool.spec.servers.iter().map(|server| identity(&pool.spec, server))).collect()
+        self.control.table.backends().collect()
     }
 
     /// Proposes this instance's votes where they differ from what it sees.

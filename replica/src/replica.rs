@@ -114,6 +114,7 @@ pub(crate) enum Duty {
     Tick(GroupId),
     Touch(GroupId),
     Members(GroupId),
+    Probe(BackendId),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -284,6 +285,9 @@ impl Replica {
 
     /// A connect to a backend failed: everybody looks at once.
     pub fn ask_for_probes(&mut self, backend: BackendId) {
+        if self.control.table.backend(backend).is_none() || !self.duty_is_due(Duty::Probe(backend)) {
+            return;
+        }
         let me = self.config.driver.id;
         let peers: Vec<NodeId> =
             self.control.table.members().map(|(id, _)| NodeId(id.0)).filter(|id| *id != me).collect();

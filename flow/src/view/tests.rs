@@ -49,6 +49,17 @@ fn without_a_lease_there_is_no_answer() {
 }
 
 #[test]
+fn a_choice_stands_until_its_pin_may_have_expired_anywhere() {
+    let stands = |log_time, now_ms| view(log_time).stands(&key(), BackendId(1), now_ms);
+    assert!(stands(0, 5000));
+    assert!(!view(0).stands(&key(), BackendId(2), 5000), "another backend");
+    assert!(!stands(0, 6000), "no lease");
+    assert!(stands(TTL - 200, 5000), "expiring, and nowhere expired yet");
+    assert!(!stands(TTL - 200, 5500), "it may have expired at the leader");
+    assert!(!stands(TTL, 5000));
+}
+
+#[test]
 fn a_pin_is_used_without_a_commit_for_half_of_its_idle_time() {
     check(&view(TTL / 2 - 100), 5000, "held");
     check(&view(TTL / 2 - 100), 5050, "held");

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use flow::{Answer, BackendId, ControlTable, Pin, PinKey, View, cache::Cache, control::identity};
+use flow::{BackendId, ControlTable, Pin, PinKey, View, cache::Cache, control::identity};
 use raftlog::net::Transport;
 use replica::Answered;
 use tokio::sync::oneshot;
@@ -105,11 +105,7 @@ impl Chooser for Fleet {
         if choice.source == Source::Isolated {
             return true;
         }
-        let Some(view) = self.inner.shared.view(key) else { return false };
-        match view.answer(key, now_ms()) {
-            Answer::Held(pin) | Answer::Expiring(pin) => pin.backend == choice.backend,
-            Answer::Moving | Answer::Free | Answer::NoLease => false,
-        }
+        self.inner.shared.view(key).is_some_and(|view| view.stands(key, choice.backend, now_ms()))
     }
 
     fn connect_failed(&self, choice: &Choice) {

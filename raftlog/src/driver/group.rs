@@ -17,6 +17,7 @@ use super::{
     members::{MemberChange, Members, decode_meta, encode_meta},
     memlog::{MemLog, entry_time},
     random::Random,
+    sound::{for_leader, sound},
 };
 use crate::{
     plant::{self, Plant},
@@ -214,6 +215,13 @@ impl Group {
     }
 
     pub fn step(&mut self, message: Message, counters: &mut Counters) {
+        if !sound(&message, &self.node.raft) {
+            return counters.frames_malformed += 1;
+        }
+        // What was passed on to one that leads no more goes no further: the core cannot pass it on twice.
+        if !self.leads() && for_leader(&message) {
+            return counters.messages_dropped += 1;
+        }
         match message.msg_type() {
             MessageType::MsgAppend => counters.appends_received += 1,
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => counters.votes_received += 1,

@@ -15,10 +15,12 @@ mod group;
 mod members;
 mod memlog;
 mod random;
+mod sound;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use raft::eraftpb::MessageType;
 
 use self::{
     frame::{FrameBuilder, Item},
@@ -158,7 +160,7 @@ impl Driver {
             return;
         }
         if let Some(message) = decoded
-            && message.msg_type() == raft::eraftpb::MessageType::MsgSnapshot
+            && message.msg_type() == MessageType::MsgSnapshot
             && (message.get_snapshot().get_metadata().index == index.0 || plant::on(Plant::AnyBody))
         {
             found.step_snapshot(message, body, &mut self.counters);
@@ -328,13 +330,19 @@ impl Driver {
         };
         match group::decode_message(message) {
             // What would have to be stored is dropped while the disk does not keep up: the leader sends it again.
-            // And what is meant for another: an id that was here before this one.
+            // And what is meant for another: an id that was here before this one. A follower passes on the wish for a
+            // transfer in the name of the heir.
             Ok(message)
-                if message.from == from.0
+                if (message.from == from.0 || message.msg_type() == MessageType::MsgTransferLeader)
                     && message.to == self.config.id.0
                     && (!overloaded || message.entries.is_empty()) =>
             {
-                found.step(message, &mut self.counters);
+                // A snapshot comes another way, with its state.
+                if message.msg_type() == MessageType::MsgSnapshot {
+                    self.counters.frames_malformed += 1;
+                } else {
+                    found.step(message, &mut self.counters);
+                }
             }
             Ok(_) => self.counters.messages_dropped += 1,
             Err(_) => self.counters.frames_malformed += 1,

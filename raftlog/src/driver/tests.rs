@@ -1,5 +1,7 @@
 //! Drivers in memory, with wires that lose nothing unless they are cut and disks that are never late.
 
+mod hostile;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::{Message, MessageType};
@@ -571,6 +573,17 @@ fn leadership_is_handed_over_and_given_up() {
     fleet.driver(heir).set_may_lead(false);
     assert!(!fleet.drivers[&heir].leads(GROUP));
     assert_ne!(fleet.elect(), heir);
+}
+
+#[test]
+fn a_follower_passes_the_wish_for_a_transfer_on() {
+    let mut fleet = Fleet::new(&[1, 2, 3]);
+    let old = fleet.elect();
+    let [asked, heir] = fleet.others(old)[..] else { panic!("three") };
+    fleet.run(20);
+    fleet.driver(asked).transfer(GROUP, heir);
+    fleet.run(10);
+    assert!(fleet.drivers[&heir].leads(GROUP));
 }
 
 #[test]

@@ -121,6 +121,9 @@ fn who_was_away_while_a_member_was_replaced_listens_to_the_new_one() {
     assert_eq!(admitted(Some(&control), &[(2, 20)]), Ok(InstanceId(5)));
     assert_eq!(admitted(None, &[(2, 20)]), Ok(InstanceId(5)), "nor has it heard of the birth");
     assert_eq!(admitted(None, &[(5, 22)]), Err(RefusedCode::Replaced), "but by one life");
+    let mut far = replaced.clone();
+    far.identity.id = Some(InstanceId(5 + MEMBERS_UNHEARD_MAX));
+    assert_eq!(check(Some(&control), &[], &far), Err(RefusedCode::Removed), "nobody comes that many members later");
     replaced.identity.fleet = None;
     assert_eq!(check(None, &[], &replaced), Err(RefusedCode::Removed), "one of no fleet is no member");
 }

@@ -1,0 +1,100 @@
+//! Peers that say what no peer says.
+
+use raft::eraftpb::Entry;
+
+use super::*;
+
+/// Each of these ends the process when the core sees it.
+#[test]
+fn messages_that_the_core_does_not_survive_are_counted_and_dropped() {
+    let mut fleet = Fleet::new(&[1, 2, 3]);
+    let leader = fleet.elect();
+    let victim = fleet.others(leader)[0];
+    fleet.propose(leader, 1, "a");
+    fleet.run(20);
+    let status = fleet.drivers[&victim].status(GROUP).unwrap();
+    let (term, last) = (status.term.0, status.last.0);
+    let entry = |index| Entry { index, term, ..Entry::default() };
+    let from_leader = |kind| Message { term, ..raw(leader, victim, kind) };
+    let append = |entries| Message { index: last, log_term: term, entries, ..from_leader(MessageType::MsgAppend) };
+    let to_leader = |kind| Message { term, ..raw(victim, leader, kind) };
+    let bad = [
+        Message { commit: last + 1, ..from_leader(MessageType::MsgHeartbeat) },
+        append(vec![entry(last + 2)]),
+        append(vec![entry(last + 1), entry(last + 1)]),
+        append(vec![Entry { term: term + 1, ..entry(last + 1) }]),
+        Message { term: 0, ..append(vec![entry(last + 1)]) },
+        Message { term: u64::MAX, ..from_leader(MessageType::MsgRequestVote) },
+        Message { term: 0, ..from_leader(MessageType::MsgHup) },
+        from_leader(MessageType::MsgSnapshot),
+        raw(victim, leader, MessageType::MsgReadIndex),
+        raw(victim, leader, MessageType::MsgPropose),
+        Message { index: last + 1, ..to_leader(MessageType::MsgAppendResponse) },
+        Message { reject: true, request_snapshot: 1, ..to_leader(MessageType::MsgAppendResponse) },
+    ];
+    for message in bad {
+        let (to, from) = (NodeId(message.to), NodeId(message.from));
+        let before = fleet.drivers[&to].counters().frames_malformed;
+        fleet.driver(to).handle_frame(from, &framed(&message));
+        assert_eq!(fleet.drivers[&to].counters().frames_malformed, before + 1, "{message:?}");
+        fleet.drain();
+    }
+    fleet.propose(leader, 2, "b");
+    fleet.run(10);
+    fleet.check(&fleet.others(NodeId(0)), &["a", "b"]);
+}
+
+/// A peer that lies may do harm, but not end the process.
+#[test]
+fn no_message_ends_the_process() {
+    for seed in 0..1000 {
+        let mut fleet = Fleet::new(&[1, 2, 3]);
+        let leader = fleet.elect();
+        fleet.propose(leader, 1, "a");
+        fleet.run(20);
+        let mut random = Random::new(seed);
+        for _ in 0..100 {
+            let status = fleet.drivers[&leader].status(GROUP).unwrap();
+            let (to, from) = (NodeId(1 + random.up_to(2) as u64), NodeId(1 + random.up_to(3) as u64));
+            let mut near = |value: u64| match random.up_to(7) {
+                0 => 0,
+                1 => u64::MAX - random.up_to(2) as u64,
+                _ => (value + random.up_to(4) as u64).saturating_sub(2),
+            };
+            let (term, last) = (status.term.0, status.last.0);
+            let index = near(last);
+            let mut message = raw(from, to, MessageType::MsgHup);
+            (message.term, message.index, message.log_term) = (near(term), index, near(term));
+            (message.commit, message.commit_term, message.reject_hint) = (near(last), near(term), near(last));
+            let entries = random.up_to(3) as u64;
+            let step = 1 + u64::from(random.up_to(9) == 0);
+            message.entries = (1..=entries)
+                .map(|place| Entry {
+                    index: index.wrapping_add(place * step),
+                    term: message.log_term,
+                    ..Entry::default()
+                })
+                .collect();
+            message.reject = random.up_to(1) == 0;
+            if random.up_to(3) == 0 {
+                message.context = 7_u64.to_be_bytes().to_vec();
+            }
+            message.msg_type = random.up_to(18) as i32;
+            let metadata = message.mut_snapshot().mut_metadata();
+            (metadata.index, metadata.term) = (last + 1, term);
+            metadata.mut_conf_state().voters = (0..=random.up_to(3) as u64).map(|_| random.up_to(3) as u64).collect();
+            metadata.mut_conf_state().learners = (0..random.up_to(2) as u64).map(|_| random.up_to(3) as u64).collect();
+            if message.msg_type() == MessageType::MsgSnapshot {
+                let bytes = prost011::Message::encode_to_vec(&message);
+                fleet.driver(to).handle_snapshot(from, GROUP, &bytes, Index(last + 1), Bytes::new());
+            } else {
+                message.snapshot = None;
+                fleet.driver(to).handle_frame(from, &framed(&message));
+            }
+            // Its answers stay where they are: what is told in this way spreads no further.
+            drop(fleet.driver(to).poll());
+            fleet.driver(to).handle_tick();
+            drop(fleet.driver(to).poll());
+        }
+    }
+}
