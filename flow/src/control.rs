@@ -22,12 +22,16 @@ pub struct ControlTable {
     pub(crate) birth: Option<Arc<Birth>>,
     pub(crate) next_instance: u64,
     pub(crate) members: imbl::OrdMap<InstanceId, Arc<Member>>,
+    /// Members that were removed lately: groups may still need them to agree on just that.
+    pub(crate) departed: imbl::OrdMap<InstanceId, Arc<Member>>,
     pub(crate) pools: imbl::OrdMap<PoolId, Arc<Pool>>,
     /// Where each backend stands in `pools`; made anew with every change of them, and not part of a snapshot.
     pub(crate) backends: imbl::OrdMap<BackendId, (PoolId, usize)>,
     pub(crate) verdicts: imbl::OrdMap<BackendId, Verdict>,
     pub(crate) votes: imbl::OrdMap<(BackendId, InstanceId), Vote>,
     pub(crate) kv: imbl::OrdMap<String, KvEntry>,
+    /// What all keys and values come to.
+    pub(crate) kv_bytes: usize,
 }
 
 /// A member of the fleet.
@@ -111,6 +115,11 @@ impl ControlTable {
     #[must_use]
     pub fn member(&self, id: InstanceId) -> Option<&Member> {
         self.members.get(&id).map(AsRef::as_ref)
+    }
+
+    /// Members that were removed lately, [`DEPARTED_MAX`] at most.
+    pub fn departed(&self) -> impl Iterator<Item = (InstanceId, &Member)> {
+        self.departed.iter().map(|(id, member)| (*id, member.as_ref()))
     }
 
     /// The id that the next new member gets; lower ones were members at some time.
@@ -201,6 +210,9 @@ impl ControlTable {
     pub fn apply(&mut self, index: Revision, time: LogTime, command: &ControlCommand) -> ControlOutcome {
         debug_assert!(index > self.applied, "entries are applied once, in order");
         self.skip(index, time);
+        if self.birth.is_none() && !matches!(command, ControlCommand::Birth(_) | ControlCommand::Tick) {
+            return invalid("the fleet is not born yet: ask again".to_owned());
+        }
         let changed = match command {
             ControlCommand::Birth(birth) => self.be_born(index, birth),
             ControlCommand::MemberAdd(address) => self.add_member(address),
@@ -272,7 +284,11 @@ impl ControlTable {
         if self.members.contains_key(&id) && !others_vote {
             return Err(invalid("the last voter cannot be removed".to_owned()));
         }
-        if self.members.remove(&id).is_some() {
+        if let Some(member) = self.members.remove(&id) {
+            self.departed.insert(id, member);
+            if self.departed.len() > DEPARTED_MAX {
+                self.departed = self.departed.without_min().1;
+            }
             self.votes = keep(&self.votes, |(_, voter)| *voter != id);
         }
         Ok(())
@@ -301,6 +317,8 @@ impl ControlTable {
                 self.epoch
             )));
         }
+        let servers = pools.iter().map(|pool| pool.servers.len()).sum();
+        few_enough(servers)?;
         self.set_pools(index, pools);
         Ok(())
     }
@@ -323,6 +341,9 @@ impl ControlTable {
         };
         let mut spec = found.spec.clone();
         let changed = change_servers(&mut spec, change)?;
+        if changed && spec.servers.len() > found.spec.servers.len() {
+            few_enough(self.backends.len() + 1)?;
+        }
         if changed {
             self.pools.insert(pool, Arc::new(Pool { spec, revision: index }));
             self.index_backends();
@@ -392,13 +413,21 @@ impl ControlTable {
         if self.kv.len() >= KV_KEYS_MAX && !self.kv.contains_key(key) {
             return Err(invalid(format!("the store holds at most {KV_KEYS_MAX} keys")));
         }
+        let old = self.kv.get(key).map_or(0, |entry| key.len() + entry.value.len());
+        let bytes = self.kv_bytes - old + key.len() + value.len();
+        if bytes > KV_BYTES_MAX {
+            return Err(invalid(format!("the store holds at most {KV_BYTES_MAX} bytes of keys and values")));
+        }
+        self.kv_bytes = bytes;
         self.kv.insert(key.to_owned(), KvEntry { value: value.into(), revision: index });
         Ok(())
     }
 
     fn delete(&mut self, key: &str, if_revision: Option<Revision>) -> Result<(), ControlOutcome> {
         self.check_revision(key, if_revision)?;
-        self.kv.remove(key);
+        if let Some(entry) = self.kv.remove(key) {
+            self.kv_bytes -= key.len() + entry.value.len();
+        }
         Ok(())
     }
 
@@ -474,6 +503,13 @@ fn keep<K: Ord + Copy, V: Copy>(map: &imbl::OrdMap<K, V>, wanted: impl Fn(&K) ->
     map.iter().filter(|(key, _)| wanted(key)).map(|(key, value)| (*key, *value)).collect()
 }
 
+fn few_enough(servers: usize) -> Result<(), ControlOutcome> {
+    if servers > SERVERS_TOTAL_MAX {
+        return Err(invalid(format!("all pools have at most {SERVERS_TOTAL_MAX} servers together")));
+    }
+    Ok(())
+}
+
 fn no_server(spec: &PoolSpec, name: &str) -> ControlOutcome {
     let names: Vec<&str> = spec.servers.iter().map(|server| server.name.as_str()).collect();
     invalid(format!("pool {} has no server {name}; it has {}", spec.name, names.join(", ")))
@@ -490,11 +526,20 @@ fn invalid(text: String) -> ControlOutcome {
 /// Most members of a fleet.
 pub const MEMBERS_MAX: usize = 64;
 
+/// Most removed members that are remembered.
+pub const DEPARTED_MAX: usize = 64;
+
 /// Most servers of a pool.
 pub const SERVERS_MAX: usize = crate::pick::MAX_SERVERS_PER_POOL;
 
+/// Most servers of all pools: a copy of an epoch names each of them, and must fit into one entry of the log.
+pub const SERVERS_TOTAL_MAX: usize = 10_000;
+
 /// Most keys of the key-value store.
 pub const KV_KEYS_MAX: usize = 1_000_000;
+
+/// Most bytes of its keys and values: a snapshot of group 0 holds them all.
+pub const KV_BYTES_MAX: usize = 256 << 20;
 
 #[cfg(test)]
 pub(crate) mod tests;

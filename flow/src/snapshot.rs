@@ -72,16 +72,8 @@ impl ControlTable {
             epoch: self.epoch.0,
             birth: self.birth.as_deref().map(Into::into),
             next_instance: self.next_instance,
-            members: self
-                .members
-                .iter()
-                .map(|(id, member)| MemberRow {
-                    id: id.0,
-                    address: Some((&member.address).into()),
-                    incarnation: member.incarnation.map(|incarnation| incarnation.0),
-                    voter: member.voter,
-                })
-                .collect(),
+            members: self.members.iter().map(member_row).collect(),
+            departed: self.departed.iter().map(member_row).collect(),
             pools: self
                 .pools
                 .values()
@@ -128,10 +120,12 @@ impl ControlTable {
             next_instance: snapshot.next_instance,
             ..Self::default()
         };
-        for row in snapshot.members {
-            let address = row.address.ok_or(WireError::Field("member"))?.try_into()?;
-            let member = Member { address, incarnation: row.incarnation.map(Incarnation), voter: row.voter };
-            table.members.insert(InstanceId(row.id), Arc::new(member));
+        for (rows, members) in [(snapshot.members, &mut table.members), (snapshot.departed, &mut table.departed)] {
+            for row in rows {
+                let address = row.address.ok_or(WireError::Field("member"))?.try_into()?;
+                let member = Member { address, incarnation: row.incarnation.map(Incarnation), voter: row.voter };
+                members.insert(InstanceId(row.id), Arc::new(member));
+            }
         }
         for row in snapshot.pools {
             let spec: crate::pool::PoolSpec = row.spec.ok_or(WireError::Field("pool"))?.try_into()?;
@@ -146,6 +140,7 @@ impl ControlTable {
             table.votes.insert((BackendId(row.backend), InstanceId(row.voter)), vote);
         }
         for row in snapshot.kv {
+            table.kv_bytes += row.key.len() + row.value.len();
             table.kv.insert(row.key, KvEntry { value: row.value.into(), revision: Revision(row.revision) });
         }
         table.index_backends();
@@ -159,6 +154,15 @@ impl ControlTable {
         let mut hasher = siphasher::sip::SipHasher24::new_with_key(b"rocinante-digest");
         hasher.write(&self.encode());
         hasher.finish()
+    }
+}
+
+fn member_row((id, member): (&InstanceId, &Arc<Member>)) -> MemberRow {
+    MemberRow {
+        id: id.0,
+        address: Some((&member.address).into()),
+        incarnation: member.incarnation.map(|incarnation| incarnation.0),
+        voter: member.voter,
     }
 }
 
@@ -233,6 +237,8 @@ struct ControlSnapshot {
     votes: Vec<VoteRow>,
     #[prost(message, repeated, tag = "10")]
     kv: Vec<KvRow>,
+    #[prost(message, repeated, tag = "11")]
+    departed: Vec<MemberRow>,
 }
 
 #[derive(Clone, PartialEq, Message)]

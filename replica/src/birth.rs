@@ -12,7 +12,10 @@
 //!                '----> refused(code, what to do)
 //! ```
 
-use std::{collections::BTreeMap, hash::Hasher};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hasher,
+};
 
 use flow::{
     ControlTable, FleetId, Incarnation, InstanceId, MemberAddress,
@@ -128,6 +131,8 @@ pub struct Admission<'a> {
     pub control: Option<&'a ControlTable>,
     /// By which lives peers are known.
     pub known: &'a Known,
+    /// Members that were removed, and that some group here still counts: it may need them to agree on their leaving.
+    pub leaving: &'a BTreeSet<InstanceId>,
 }
 
 /// What a newborn instance does next.
@@ -259,6 +264,10 @@ impl Admission<'_> {
             let id = self.founding.id_of(&them.label).ok_or_else(|| not_a_member(&them.label))?;
             return Ok((id, None));
         };
+        let leaving = them.id.filter(|id| self.leaving.contains(id));
+        if let Some((id, member)) = control.departed().find(|(id, _)| leaving == Some(*id)) {
+            return Ok((id, member.incarnation));
+        }
         if let Some((id, member)) = control.member_by_label(&them.label) {
             return Ok((id, member.incarnation));
         }
@@ -292,6 +301,7 @@ impl Birthing {
         // A fleet that is there already says who this is.
         if let Some(reply) = self.replies.values().find(|reply| reply.identity.fleet.is_some())
             && let Some(id) = reply.your_id
+            && (1..=PIN_GROUPS_MAX).contains(&reply.identity.pin_groups)
         {
             let founder = my_id == Some(id)
                 && reply.identity.founders.contains(&id)
@@ -321,6 +331,9 @@ impl Birthing {
         }
     }
 }
+
+/// Most pin groups of a fleet.
+pub const PIN_GROUPS_MAX: u32 = 1024;
 
 /// How many members may have come since the last entry this instance has read; each that says hello is remembered.
 const MEMBERS_UNHEARD_MAX: u64 = 256;

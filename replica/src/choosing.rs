@@ -39,6 +39,8 @@ struct Question {
     deadline_ms: u64,
     /// What to answer if the deadline passes now.
     otherwise: Refusal,
+    /// Its Assign was applied here just now: the pin is as fresh as pins of this pool get.
+    fresh: bool,
 }
 
 impl Choosing {
@@ -60,6 +62,14 @@ impl Choosing {
     pub fn wake_all(&mut self) {
         for parked in &mut self.parked {
             self.ready.extend(std::mem::take(parked));
+        }
+    }
+
+    /// What a choice waits for was applied here.
+    pub fn applied(&mut self, ticket: Ticket) {
+        if let Some(question) = self.questions.get_mut(&ticket) {
+            question.fresh = true;
+            self.ready.push(ticket);
         }
     }
 
@@ -102,7 +112,8 @@ impl Replica {
             self.outputs.push(Output::Chosen(ticket, Err(Refusal::Overloaded)));
             return;
         }
-        let question = Question { key, group: self.group_of(&key), avoid, deadline_ms, otherwise: Refusal::Timeout };
+        let question =
+            Question { key, group: self.group_of(&key), avoid, deadline_ms, otherwise: Refusal::Timeout, fresh: false };
         self.choosing.questions.insert(ticket, question);
         self.choosing.ready.push(ticket);
         self.drive_choices();
@@ -129,8 +140,10 @@ impl Replica {
     /// Nothing committed by the deadline.
     fn give_up(&mut self, ticket: Ticket) {
         let Some(question) = self.choosing.remove(ticket) else { return };
+        // Who holds a lease is not isolated, only late: a guess could differ from what is being committed.
+        let isolated = self.view(question.group).is_none_or(|view| !view.lease.holds(self.now_ms));
         let answer = match self.guess(&question) {
-            Some(pin) if question.avoid.is_none() => Ok(Answered { pin, committed: false }),
+            Some(pin) if question.avoid.is_none() && isolated => Ok(Answered { pin, committed: false }),
             _ => Err(question.otherwise),
         };
         self.outputs.push(Output::Chosen(ticket, answer));
@@ -138,7 +151,7 @@ impl Replica {
 
     /// The Assign of a choice was applied here.
     pub(crate) fn choice_applied(&mut self, ticket: Ticket) {
-        self.choosing.retry(ticket);
+        self.choosing.applied(ticket);
     }
 
     fn finish(&mut self, ticket: Ticket, answer: Result<Answered, Refusal>) {
@@ -175,6 +188,15 @@ impl Replica {
                 }
                 self.finish(ticket, Ok(Answered { pin, committed: true }));
             }
+            // The idle time of the pool is so short that no pin is ever fresh: one that stands must do.
+            Answer::Expiring(pin)
+                if question.fresh
+                    && question.avoid != Some(pin.backend)
+                    && pin.epoch <= control.epoch()
+                    && view.stands(&question.key, pin.backend, self.now_ms) =>
+            {
+                self.finish(ticket, Ok(Answered { pin, committed: true }));
+            }
             Answer::Expiring(pin) => self.assign(ticket, &question, pin.backend),
             Answer::Moving => self.choosing.park(ticket, Refusal::Timeout),
             Answer::NoLease => {
@@ -206,6 +228,9 @@ impl Replica {
         if question.deadline_ms <= self.now_ms {
             self.give_up(ticket);
             return;
+        }
+        if let Some(question) = self.choosing.questions.get_mut(&ticket) {
+            question.fresh = false;
         }
         let epoch = self.control.table.epoch();
         let command = PinCommand::Assign { key: question.key, backend, epoch };
@@ -262,7 +287,8 @@ impl Replica {
     pub fn pick_of(&mut self, key: &PinKey) -> Option<BackendId> {
         let pool = self.control.table.pool(key.pool)?.clone();
         let group = self.group_of(key);
-        let question = Question { key: *key, group, avoid: None, deadline_ms: 0, otherwise: Refusal::Timeout };
+        let question =
+            Question { key: *key, group, avoid: None, deadline_ms: 0, otherwise: Refusal::Timeout, fresh: false };
         self.pick(&pool, &question)
     }
 

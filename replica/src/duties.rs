@@ -29,8 +29,11 @@ impl Replica {
         self.settle_and_grant();
         self.be_born();
         self.bind_incarnations();
-        self.vote();
-        self.judge();
+        if self.now_ms >= self.votes_due_ms {
+            self.votes_due_ms = self.now_ms + VOTES_EVERY_MS;
+            self.vote();
+            self.judge();
+        }
         self.copy_epochs();
         self.expire_pins();
         self.flush_touches();
@@ -87,7 +90,11 @@ impl Replica {
                 self.outputs.push(Output::OtherLease { configured_ms, fleet_ms });
             }
         }
+        self.votes_due_ms = 0;
         if new_epoch {
+            // A backend that comes back under the same name and address is looked at anew.
+            let table = &self.control.table;
+            self.views.retain(|backend, _| table.backend(*backend).is_some());
             self.choosing.wake_all();
             self.rebuild_slots();
         }
@@ -148,7 +155,7 @@ impl Replica {
             state.told = applied;
             let ask = LeaseAsk { life: self.config.token_start, applied, asked_ms: self.now_ms };
             if leader == me {
-                self.books[id as usize].ask(me, ask);
+                self.books[id as usize].ask(me, ask, self.now_ms);
             } else {
                 self.driver.send_word(leader, group, Word::LeaseAsk(ask).encode());
             }
@@ -466,6 +473,9 @@ impl Replica {
 
 /// A duty is proposed again after so long.
 const DUTY_EVERY_MS: u64 = 100;
+
+/// Votes and verdicts are looked through after so long, though nothing changed: leases come and go.
+const VOTES_EVERY_MS: u64 = 100;
 
 /// A proof without an answer is asked for again after so long.
 const PROOF_TIMEOUT_MS: u64 = 150;

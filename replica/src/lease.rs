@@ -46,8 +46,13 @@ struct Entry {
     applied: u64,
 }
 
-/// Who asks, and what.
-type Ask = (NodeId, LeaseAsk);
+/// Who asks, what, and when that was heard.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    from: NodeId,
+    ask: LeaseAsk,
+    heard_ms: u64,
+}
 
 impl LeaseBook {
     /// This replica leads the group from now on.
@@ -62,14 +67,14 @@ impl LeaseBook {
         *self = Self::default();
     }
 
-    pub fn ask(&mut self, from: NodeId, ask: LeaseAsk) {
+    pub fn ask(&mut self, from: NodeId, ask: LeaseAsk, now_ms: u64) {
         if self.leader_since_ms.is_none() {
             return;
         }
         let entry = self.entries.entry(from).or_default();
         entry.applied = entry.applied.max(ask.applied);
-        self.asked.retain(|(other, _)| *other != from);
-        self.asked.push((from, ask));
+        self.asked.retain(|other| other.from != from);
+        self.asked.push(Ask { from, ask, heard_ms: now_ms });
     }
 
     /// Whether a ReadIndex should be issued now, of this context.
@@ -87,7 +92,7 @@ impl LeaseBook {
         if let Some((issued, asks)) = self.proving.take() {
             if issued == context {
                 let late: Vec<Ask> =
-                    asks.into_iter().filter(|old| self.asked.iter().all(|new| new.0 != old.0)).collect();
+                    asks.into_iter().filter(|old| self.asked.iter().all(|new| new.from != old.from)).collect();
                 self.asked.extend(late);
             } else {
                 self.proving = Some((issued, asks));
@@ -110,14 +115,20 @@ impl LeaseBook {
     }
 
     /// The asks that can be granted now. `applied` and `last_move` are of the leader's own table.
-    pub fn grants(&mut self, now_ms: u64, lease_ms: u64, applied: u64, last_move: u64) -> Vec<Ask> {
+    ///
+    /// What was asked a whole lease ago, before a pause, is not granted: it would have run out, and who asked would be
+    /// counted among those who hold one.
+    pub fn grants(&mut self, now_ms: u64, lease_ms: u64, applied: u64, last_move: u64) -> Vec<(NodeId, LeaseAsk)> {
         match &self.proven {
             Some((index, _)) if *index <= applied => {}
             _ => return Vec::new(),
         }
         let Some((_, asks)) = self.proven.take() else { return Vec::new() };
         let mut grants = Vec::new();
-        for (from, ask) in asks {
+        for Ask { from, ask, heard_ms } in asks {
+            if heard_ms + lease_ms <= now_ms {
+                continue;
+            }
             if ask.applied < last_move && plant::on(Plant::LeaseWithoutMoves) {
                 grants.push((from, ask));
             } else if ask.applied >= last_move {

@@ -1,7 +1,9 @@
 //! What a replica asks of the threads around it, and what it answers.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use flow::{BackendId, ControlOutcome, ControlTable, GroupView, Pin, PoolId};
+use flow::{BackendId, ControlOutcome, ControlTable, GroupView, InstanceId, Pin, PoolId};
 use raftlog::{
     GroupId, NodeId, Record, Term,
     driver::{Rejection, Role, SnapshotFile},
@@ -81,6 +83,9 @@ pub enum Output {
     },
     /// This instance was removed from the fleet: it serves nothing any more.
     Removed,
+    /// The members that were removed and that some group here still counts. The links to them stay, and so does their
+    /// admission: where two vote, it takes both to agree that one of them leaves.
+    Leaving(BTreeSet<InstanceId>),
 }
 
 /// A role, for logs and metrics.

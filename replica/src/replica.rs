@@ -10,13 +10,15 @@ use flow::{
 };
 use raftlog::{
     GroupId, Index, NodeId,
-    driver::{Action, Counters, Driver, DriverConfig, GroupStart, GroupStatus, Role},
+    driver::{
+        Action, Content, Counters, Driver, DriverConfig, ENTRY_BYTES_MAX, GroupStart, GroupStatus, Rejection, Role,
+    },
 };
 
 use crate::{
     choosing::Choosing,
     lease::LeaseBook,
-    output::{GroupRole, Output, Ticket},
+    output::{GroupRole, Output, SubmitError, Ticket},
     proposals::Proposal,
     storage::FIRST,
     tables::{Control, PinGroup, RestoreError, Waiting},
@@ -72,6 +74,13 @@ pub struct Replica {
     pub(crate) reads: BTreeMap<u64, Read>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) removed: bool,
+    /// Removed members that some group still counts.
+    leaving: BTreeSet<InstanceId>,
+    leaving_changed: bool,
+    /// As of this many members and that next id: who is leaving is looked for anew when they change.
+    members_seen: (usize, InstanceId),
+    /// When votes and verdicts are compared again with what should be, unless something changes before.
+    pub(crate) votes_due_ms: u64,
     /// It was said that the fleet's lease is not the configured one.
     pub(crate) lease_compared: bool,
     health: Health,
@@ -176,6 +185,10 @@ impl Replica {
                 (None, Some(group)) => group.view.table.skip(of, LogTime(0), &mut group.expiry),
             }
         }
+        let birth = config.birth.clone().map_or(0, |birth| ControlCommand::Birth(birth).encode().len());
+        if birth > ENTRY_BYTES_MAX {
+            return Err(StartError::BirthTooLarge(birth));
+        }
         let driver = Driver::new(config.driver.clone(), starts).map_err(|error| StartError::Log(error.to_string()))?;
         control.changed = true;
         let mut replica = Self {
@@ -198,6 +211,10 @@ impl Replica {
             reads: BTreeMap::new(),
             outputs: Vec::new(),
             removed: false,
+            leaving: BTreeSet::new(),
+            leaving_changed: false,
+            members_seen: (0, InstanceId(0)),
+            votes_due_ms: 0,
             lease_compared: false,
             health: Health::Good,
             wall_offset_ms: 0,
@@ -205,6 +222,7 @@ impl Replica {
             counts: ReplicaCounts::default(),
             config,
         };
+        replica.look_for_leaving();
         // A snapshot may hold all there is: no entry need follow that would have the slot tables built.
         replica.control_applied(true);
         Ok(replica)
@@ -273,6 +291,9 @@ impl Replica {
 
     /// This instance's own view of a backend changed: its vote.
     pub fn handle_view(&mut self, backend: BackendId, view: View) {
+        if self.control.table.backend(backend).is_none() {
+            return;
+        }
         self.views.insert(backend, view);
         self.duties.remove(&Duty::Vote(backend));
         if plant::on(Plant::ConnectMoves) && view == View::Down {
@@ -321,6 +342,11 @@ impl Replica {
     /// Waits until everything committed before now is applied here; answered by `Output::Submitted` with
     /// `ControlOutcome::Done` of the index reached.
     pub fn catch_up(&mut self, ticket: Ticket, group: GroupId, deadline_ms: u64) {
+        if self.reads.len() >= READS_MAX {
+            let error = SubmitError::NotDone(Rejection::Overloaded);
+            self.outputs.push(Output::Submitted(ticket, Err(error)));
+            return;
+        }
         let context = self.draw_token();
         let index = plant::on(Plant::StaleRead).then_some(0);
         self.reads.insert(context, Read { group, ticket, index, issued_ms: None, deadline_ms });
@@ -473,6 +499,9 @@ impl Replica {
             Health::Over => return Vec::new(),
         }
         let mut outputs = Vec::new();
+        if std::mem::take(&mut self.leaving_changed) {
+            outputs.push(Output::Leaving(self.leaving.clone()));
+        }
         if std::mem::take(&mut self.control.changed) {
             outputs.push(Output::PublishControl(self.control.table.clone()));
         }
@@ -528,6 +557,9 @@ impl Replica {
 
     fn apply(&mut self, group: GroupId, entries: &[raftlog::driver::Committed]) {
         let me = self.config.driver.id;
+        if entries.iter().any(|entry| matches!(entry.content, Content::Members(_))) {
+            self.members_seen = (0, InstanceId(0));
+        }
         let outcomes = match group.0.checked_sub(1) {
             None => {
                 let epoch = self.control.table.epoch();
@@ -549,7 +581,29 @@ impl Replica {
         for (token, outcome) in outcomes {
             self.answer(token, outcome);
         }
+        self.look_for_leaving();
         self.answer_reads(group);
+    }
+
+    /// Finds the removed members that some group still counts, if any member came or went.
+    fn look_for_leaving(&mut self) {
+        let table = &self.control.table;
+        let seen = (table.members().count(), table.next_instance());
+        if seen == self.members_seen {
+            return;
+        }
+        self.members_seen = seen;
+        let members: Vec<_> = (0..self.driver.groups()).filter_map(|id| self.driver.members(GroupId(id))).collect();
+        let counted = |id: &InstanceId| members.iter().any(|members| members.has(NodeId(id.0)));
+        let leaving = table.departed().map(|(id, _)| id).filter(counted).collect();
+        self.leaving_changed |= leaving != self.leaving;
+        self.leaving = leaving;
+    }
+
+    /// The members that were removed and that some group here still counts.
+    #[must_use]
+    pub fn leaving(&self) -> &BTreeSet<InstanceId> {
+        &self.leaving
     }
 
     /// Installs a snapshot. It was read once already when it came in: if it does not read now, or is of another index,
@@ -568,6 +622,8 @@ impl Replica {
             Ok(()) => self.choosing.wake(group),
             Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
         }
+        self.members_seen = (0, InstanceId(0));
+        self.look_for_leaving();
         self.answer_reads(group);
     }
 
@@ -582,7 +638,7 @@ impl Replica {
         match Word::decode(bytes) {
             Some(Word::LeaseAsk(ask)) if place < self.books.len() => {
                 if self.is_member(from) {
-                    self.books[place].ask(from, ask);
+                    self.books[place].ask(from, ask, self.now_ms);
                     self.prove(group);
                 }
             }
@@ -666,10 +722,18 @@ pub enum StartError {
     /// A stored snapshot is not what its place says.
     #[error("the stored snapshot of group {0}: {1}")]
     Snapshot(GroupId, RestoreError),
+    /// The pools of the configuration do not fit into one entry of the log.
+    #[error(
+        "the pools to begin with come to {0} bytes, and the fleet's first entry holds {ENTRY_BYTES_MAX}: begin with fewer servers, and add the others later"
+    )]
+    BirthTooLarge(usize),
     /// The log contradicts itself.
     #[error("the log contradicts itself: {0}")]
     Log(String),
 }
+
+/// Most linearizable reads that wait at once.
+const READS_MAX: usize = 1024;
 
 /// Most pins of one group that wait to be refreshed.
 const TOUCHES_MAX: usize = 100_000;

@@ -149,6 +149,8 @@ impl Loop {
     }
 
     fn carry_out(&mut self) {
+        // Taking the inputs took time, and what they say may be younger than the time they were taken at.
+        self.replica.set_now(now_ms());
         loop {
             let outputs = self.replica.poll();
             if outputs.is_empty() {

@@ -13,11 +13,12 @@ use super::{
     Frames,
     action::{Action, Committed, Content, GroupStatus, Rejection, Role, SnapshotFile},
     config::{Counters, DriverConfig, GroupStart},
+    entry::{content, decode_entry},
     frame::Item,
     members::{MemberChange, Members, decode_meta, encode_meta},
     memlog::{MemLog, entry_time},
     random::Random,
-    sound::{for_leader, sound},
+    sound::{sound, timely},
 };
 use crate::{
     plant::{self, Plant},
@@ -218,8 +219,9 @@ impl Group {
         if !sound(&message, &self.node.raft) {
             return counters.frames_malformed += 1;
         }
-        // What was passed on to one that leads no more goes no further: the core cannot pass it on twice.
-        if !self.leads() && for_leader(&message) {
+        // A disk that takes nothing for hours: answers that wait for it must not pile up.
+        let late = self.in_flight.back().is_some_and(|last| last.messages.len() >= ANSWERS_WAITING_MAX);
+        if late || !timely(&message, &self.node.raft) {
             return counters.messages_dropped += 1;
         }
         match message.msg_type() {
@@ -433,6 +435,10 @@ impl Group {
         self.ask_for_snapshot(actions, config);
     }
 
+    pub fn members(&self) -> Members {
+        Members::of(&self.node.store().members)
+    }
+
     pub fn status(&self) -> GroupStatus {
         let raft = &self.node.raft;
         GroupStatus {
@@ -443,7 +449,7 @@ impl Group {
             applied: Index(raft.raft_log.applied),
             first: Index(self.node.store().base_index + 1),
             last: Index(raft.raft_log.last_index()),
-            members: Members::of(&self.node.store().members),
+            members: self.members(),
             matched: if self.leads() {
                 raft.prs().iter().map(|(id, progress)| (NodeId(*id), Index(progress.matched))).collect()
             } else {
@@ -559,10 +565,12 @@ impl Group {
         for outgoing in now {
             outbox.add_message(self.id, outgoing, counters);
         }
-        // What needs nothing stored still waits for what is on its way to the disk before it.
-        let round = if store { Some(persist.round) } else { self.in_flight.back().map(|ready| ready.round) };
-        if let Some(round) = round {
-            self.in_flight.push_back(InFlight { round, number, messages: after, restore });
+        if store {
+            self.in_flight.push_back(InFlight { round: persist.round, number, messages: after, restore });
+        } else if let Some(last) = self.in_flight.back_mut() {
+            // What needs nothing stored still waits for what is on its way to the disk before it.
+            last.number = number;
+            last.messages.extend(after);
         } else {
             self.node.on_persist_ready(number);
             for outgoing in after {
@@ -699,34 +707,6 @@ impl Group {
     }
 }
 
-pub fn decode_message(bytes: &[u8]) -> Result<Message, prost011::DecodeError> {
-    Message::decode(bytes)
-}
-
-fn decode_entry(group: GroupId, index: Index, term: Term, data: &[u8]) -> Result<Entry, raft::Error> {
-    match Entry::decode(data) {
-        Ok(entry) if entry.index == index.0 && entry.term == term.0 => Ok(entry),
-        _ => Err(raft::Error::ConfigInvalid(format!("group {group}: the entry stored at index {index} is not one"))),
-    }
-}
-
-fn content(entry: &Entry, members: &ConfState) -> Content {
-    if entry.entry_type() != EntryType::EntryNormal {
-        return Content::Members(Members::of(members));
-    }
-    match entry.data.split_first_chunk::<8>() {
-        Some((origin, rest)) => match rest.split_first_chunk::<8>() {
-            Some((token, data)) => Content::Data {
-                origin: NodeId(u64::from_be_bytes(*origin)),
-                token: u64::from_be_bytes(*token),
-                data: Bytes::copy_from_slice(data),
-            },
-            None => Content::Empty,
-        },
-        None => Content::Empty,
-    }
-}
-
 /// Most bytes of entries in one append message.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 
@@ -738,6 +718,9 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 
 /// Most bytes of entries that are applied in one go.
 const APPLY_BYTES_MAX: u64 = 4 << 20;
+
+/// Most messages of a group that wait for one round to be on disk.
+const ANSWERS_WAITING_MAX: usize = 4096;
 
 /// Most proposals taken in one round.
 const PROPOSALS_PER_ROUND_MAX: usize = 16_384;

@@ -38,6 +38,12 @@ impl Members {
         encode_meta(&ConfState { voters, ..ConfState::default() }, 0)
     }
 
+    /// Whether `id` is counted in any way.
+    #[must_use]
+    pub fn has(&self, id: NodeId) -> bool {
+        self.voters.contains(&id) || self.learners.contains(&id) || self.outgoing.contains(&id)
+    }
+
     pub(super) fn of(state: &ConfState) -> Self {
         let ids = |list: &[u64]| list.iter().map(|id| NodeId(*id)).collect();
         Self { voters: ids(&state.voters), learners: ids(&state.learners), outgoing: ids(&state.voters_outgoing) }

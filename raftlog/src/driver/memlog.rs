@@ -116,6 +116,7 @@ impl MemLog {
         self.entries.clear();
         self.bytes = 0;
         self.sendable = None;
+        self.wanted.set(false);
         self.hard_state.commit = self.hard_state.commit.max(metadata.index);
     }
 }

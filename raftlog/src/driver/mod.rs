@@ -10,6 +10,7 @@
 
 mod action;
 mod config;
+mod entry;
 mod frame;
 mod group;
 mod members;
@@ -154,7 +155,7 @@ impl Driver {
             self.counters.frames_malformed += 1;
             return;
         };
-        let decoded = group::decode_message(message).ok();
+        let decoded = entry::decode_message(message).ok();
         if decoded.as_ref().is_some_and(|message| message.from != from.0 || message.to != self.config.id.0) {
             self.counters.messages_dropped += 1;
             return;
@@ -256,6 +257,12 @@ impl Driver {
         self.groups.get(group.0 as usize).map(Group::status)
     }
 
+    /// The members of a group, as applied here.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> Option<Members> {
+        self.groups.get(group.0 as usize).map(Group::members)
+    }
+
     /// Whether this replica leads the group. It may not have committed anything in its term yet.
     #[must_use]
     pub fn leads(&self, group: GroupId) -> bool {
@@ -328,7 +335,7 @@ impl Driver {
             self.counters.frames_malformed += 1;
             return;
         };
-        match group::decode_message(message) {
+        match entry::decode_message(message) {
             // What would have to be stored is dropped while the disk does not keep up: the leader sends it again.
             // And what is meant for another: an id that was here before this one. A follower passes on the wish for a
             // transfer in the name of the heir.

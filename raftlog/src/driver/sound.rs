@@ -27,8 +27,6 @@ pub fn sound<S: Storage>(message: &Message, raft: &Raft<S>) -> bool {
             message.reject || message.index <= last || raft.state != StateRole::Leader || message.term != raft.term
         }
         Kind::MsgReadIndex | Kind::MsgReadIndexResp => message.entries.len() == 1,
-        // The core takes for granted that a candidate's whole log is on disk.
-        Kind::MsgTimeoutNow => raft.raft_log.persisted == last,
         Kind::MsgSnapshot => {
             let metadata = message.get_snapshot().get_metadata();
             let past = metadata.index > 0 && metadata.term > 0 && metadata.term <= message.term;
@@ -39,6 +37,7 @@ pub fn sound<S: Storage>(message: &Message, raft: &Raft<S>) -> bool {
         | Kind::MsgRequestPreVote
         | Kind::MsgRequestPreVoteResponse
         | Kind::MsgHeartbeatResponse
+        | Kind::MsgTimeoutNow
         | Kind::MsgTransferLeader => true,
         // Of the core to itself, or never sent: proposals travel as items of their own.
         Kind::MsgHup
@@ -50,9 +49,15 @@ pub fn sound<S: Storage>(message: &Message, raft: &Raft<S>) -> bool {
     }
 }
 
-/// Whether it is a wish or a question that followers pass on.
-pub fn for_leader(message: &Message) -> bool {
-    matches!(message.msg_type(), MessageType::MsgTransferLeader | MessageType::MsgReadIndex)
+/// Whether the core can take a sound message in its present state: what comes too late, or too early, is not wrong.
+pub fn timely<S: Storage>(message: &Message, raft: &Raft<S>) -> bool {
+    match message.msg_type() {
+        // What was passed on to one that leads no more goes no further: the core cannot pass it on twice.
+        MessageType::MsgTransferLeader | MessageType::MsgReadIndex => raft.state == StateRole::Leader,
+        // The core takes for granted that a candidate's whole log is on disk.
+        MessageType::MsgTimeoutNow => raft.raft_log.persisted == raft.raft_log.last_index(),
+        _ => true,
+    }
 }
 
 /// Entries one after the other behind `index`, in terms that never fall and never pass the sender's.

@@ -53,10 +53,12 @@ fn check(control: Option<&ControlTable>, known: &[(u64, u64)], hello: &Hello) ->
     let me = Identity { id: Some(InstanceId(1)), fleet, ..identity("a", 10) };
     let known = Known(known.iter().map(|(id, life)| (InstanceId(*id), Incarnation(*life))).collect());
     let founding = founding(&["a", "b", "c"]);
-    Admission { me: &me, founding: &founding, control, known: &known }.admit(hello).map_err(|refused| {
-        assert!(!refused.text.is_empty());
-        refused.code
-    })
+    Admission { me: &me, founding: &founding, control, known: &known, leaving: &BTreeSet::new() }.admit(hello).map_err(
+        |refused| {
+            assert!(!refused.text.is_empty());
+            refused.code
+        },
+    )
 }
 
 #[test]
@@ -87,7 +89,8 @@ fn an_emptied_directory_under_a_known_label_is_told_so() {
     let me = identity("a", 10);
     let known = Known(BTreeMap::from([(InstanceId(2), Incarnation(20))]));
     let founding = founding(&["a", "b", "c"]);
-    let refused = Admission { me: &me, founding: &founding, control: None, known: &known }.admit(&hello("b", 21));
+    let refused = Admission { me: &me, founding: &founding, control: None, known: &known, leaving: &BTreeSet::new() }
+        .admit(&hello("b", 21));
     assert!(refused.is_err_and(|refused| refused.text.contains("rocinante member remove b")));
 }
 

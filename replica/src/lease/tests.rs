@@ -25,7 +25,7 @@ fn leader() -> LeaseBook {
 
 /// `from` asks, having applied up to `applied`, and a proof at `applied` comes in; who is granted a lease at `now_ms`.
 fn ask(book: &mut LeaseBook, from: NodeId, applied: u64, now_ms: u64, last_move: u64) -> Vec<NodeId> {
-    book.ask(from, at(applied, 77));
+    book.ask(from, at(applied, 77), now_ms);
     assert!(book.wants_proof());
     book.proving(1);
     book.proven(1, 0);
@@ -37,11 +37,11 @@ fn ask(book: &mut LeaseBook, from: NodeId, applied: u64, now_ms: u64, last_move:
 #[test]
 fn a_lease_is_granted_only_with_a_proof_that_is_applied() {
     let mut book = leader();
-    book.ask(A, at(10, 5));
+    book.ask(A, at(10, 5), 5);
     assert_eq!(book.grants(10, LEASE, 100, 0), []);
     book.proving(1);
     assert_eq!(book.grants(10, LEASE, 100, 0), []);
-    book.ask(B, at(10, 6));
+    book.ask(B, at(10, 6), 6);
     assert!(!book.wants_proof(), "one proof at a time");
     book.proven(2, 50);
     assert_eq!(book.proof_in_flight(), Some(1), "a proof of something else is none");
@@ -55,15 +55,26 @@ fn a_lease_is_granted_only_with_a_proof_that_is_applied() {
 #[test]
 fn asks_of_a_lost_proof_wait_for_the_next_one() {
     let mut book = leader();
-    book.ask(A, at(10, 5));
-    book.ask(B, at(10, 5));
+    book.ask(A, at(10, 5), 5);
+    book.ask(B, at(10, 5), 5);
     book.proving(1);
-    book.ask(A, at(11, 9));
+    book.ask(A, at(11, 9), 9);
     book.give_up(1);
     book.proving(2);
     book.proven(2, 0);
     let grants = book.grants(10, LEASE, 100, 0);
     assert_eq!(grants, [(A, at(11, 9)), (B, at(10, 5))]);
+}
+
+#[test]
+fn what_was_asked_before_a_long_pause_is_not_granted() {
+    let mut book = leader();
+    book.ask(A, at(10, 5), 5);
+    book.proving(1);
+    book.proven(1, 0);
+    assert_eq!(book.grants(5 + LEASE, LEASE, 100, 0), []);
+    assert!(!book.holds(A, 5 + LEASE), "nor does it count among the holders");
+    assert_eq!(ask(&mut book, A, 20, 5 + LEASE, 0), [A]);
 }
 
 #[test]
@@ -115,7 +126,7 @@ fn a_new_leader_waits_out_the_leases_of_the_old_one() {
 #[test]
 fn a_follower_books_nothing() {
     let mut book = LeaseBook::default();
-    book.ask(A, at(10, 5));
+    book.ask(A, at(10, 5), 5);
     assert!(!book.wants_proof());
 }
 

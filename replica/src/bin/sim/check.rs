@@ -198,7 +198,7 @@ impl Judge {
             let since_us = old.map_or(0, |(_, at_us)| at_us);
             let allowed_us = self.verdicts.allowed.get(&(backend, new.view)).copied();
             if allowed_us.is_none_or(|at_us| at_us < since_us) {
-                self.blame(format!("{backend:?} was judged {} without the votes for that", new.view));
+                self.blame(format!("{backend:?} was judged {} without the votes for that: allowed at {allowed_us:?}, the one before at {since_us}", new.view));
             }
             if new.view == View::Up {
                 self.verdicts.ever_up.insert(backend);

@@ -1,6 +1,10 @@
 //! One simulated instance: the real replica, front and storage behind simulated doors.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use flow::{
@@ -223,7 +227,12 @@ impl Process {
             Core::Running(running) => Some(running.replica.control()),
             Core::Newborn(_) => None,
         };
-        let admission = Admission { me: &self.identity, founding, control, known: &self.known };
+        let nobody = BTreeSet::new();
+        let leaving = match &self.core {
+            Core::Running(running) => running.replica.leaving(),
+            Core::Newborn(_) => &nobody,
+        };
+        let admission = Admission { me: &self.identity, founding, control, known: &self.known, leaving };
         let admitted = admission.admit(hello)?;
         if admitted.new {
             self.known.0.insert(admitted.id, admitted.incarnation);

@@ -1,8 +1,10 @@
 //! The world of one seed: instances, wires, backends, clients, and what befalls them.
 
 mod clients;
+mod end;
 mod faults;
 mod operators;
+mod pools;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +20,9 @@ use flow::{
 use raftlog::{GroupId, NodeId, driver::Role};
 use replica::{Founding, Hello, Output, SubmitError, Submitted, Ticket};
 
-use self::faults::Mood;
+use self::{faults::Mood, pools::server};
+
+pub use self::pools::pools;
 
 use crate::{
     check::Judge,
@@ -184,6 +188,7 @@ impl World {
         let count = match random.below(10) {
             0 => 1,
             1 | 2 => 5,
+            3 => 2,
             _ => 3,
         };
         let labels = ["a", "b", "c", "d", "e"];
@@ -380,6 +385,10 @@ impl World {
         }
         self.batched.remove(&node);
         if self.machines[node].life == life {
+            let now_ms = self.machines[node].now_ms(self.now_us);
+            if let Some(running) = self.machines[node].running() {
+                running.replica.set_now(now_ms);
+            }
             self.poll(node);
         }
     }
@@ -473,6 +482,8 @@ impl World {
                     format!("{} is configured to {configured_ms} ms, not {fleet_ms}", self.machines[node].label)
                 });
             }
+            // Who is let in is asked of the replica itself.
+            Output::Leaving(_) => {}
             Output::Removed => self.say(|| format!("{} was removed", self.machines[node].label)),
         }
     }
@@ -675,46 +686,6 @@ impl World {
         }
     }
 
-    fn judge_end(&mut self) {
-        let (asks, answered) = (self.asks_after, self.answered_after);
-        if asks == 0 || answered * 1000 < asks * 995 {
-            self.judge.blame(format!("only {answered} of {asks} asks were answered after all was healed"));
-        }
-        self.newcomers_serve();
-        self.pick_agreement();
-    }
-
-    /// Who was replaced a while ago holds leases as everybody does.
-    fn newcomers_serve(&mut self) {
-        for (node, since_us) in self.replaced.clone() {
-            let machine = &mut self.machines[node];
-            let now_ms = machine.now_ms(self.now_us);
-            let serves =
-                machine.running().is_some_and(|running| running.views.iter().all(|view| view.lease.holds(now_ms)));
-            if !serves && since_us.max(self.healed_at_us) + SETTLE_US < self.now_us {
-                self.judge.blame(format!("{} was replaced, and serves nothing", machine.label));
-            }
-        }
-    }
-
-    /// Instances of one epoch must pick alike.
-    fn pick_agreement(&mut self) {
-        let mut picks: BTreeMap<(flow::Epoch, PinKey), BackendId> = BTreeMap::new();
-        for node in 0..self.machines.len() {
-            let Some(running) = self.machines[node].running() else { continue };
-            let epoch = running.control.epoch();
-            for client in 0..20 {
-                let key = PinKey::new(PoolId::of(POOLS[0]), [10, 9, 9, client].into());
-                let Some(pick) = running.replica.pick_of(&key) else { continue };
-                let known = *picks.entry((epoch, key)).or_insert(pick);
-                if known != pick {
-                    self.judge.blame(format!("two picks for {} in epoch {epoch}", key.client()));
-                    return;
-                }
-            }
-        }
-    }
-
     pub fn summary(&self) -> String {
         format!(
             "seed {}: {} instances, {} answers, {} moves, {} steps, trace {:016x}",
@@ -736,43 +707,6 @@ fn address(label: &str) -> MemberAddress {
     MemberAddress { label: label.to_owned(), host: format!("host-{label}"), grpc: 1, rest: 2, metrics: 3 }
 }
 
-fn server(number: u64, shift: u16) -> ServerSpec {
-    ServerSpec {
-        name: format!("s{number}"),
-        address: [192, 0, 2, number as u8].into(),
-        port: 80 + shift,
-        weight: 100,
-        state: ServerState::Enabled,
-    }
-}
-
-/// The pools that a simulated fleet is born with, one for each policy.
-pub fn pools() -> Vec<PoolSpec> {
-    let balances = [Balance::SourceHash, Balance::RoundRobin, Balance::LeastConnections];
-    POOLS
-        .iter()
-        .zip(balances)
-        .enumerate()
-        .map(|(number, (name, balance))| PoolSpec {
-            name: (*name).to_owned(),
-            bind: Bind::Own(9000 + number as u16),
-            protocol: Protocol::Tcp,
-            balance,
-            commit: Commit::FirstContact,
-            pin_ttl_ms: TTL_MS,
-            on_isolation: OnIsolation::Refuse,
-            decide_timeout_ms: 1000,
-            retry_for_ms: 1000,
-            connect_timeout_ms: 1000,
-            idle_timeout_ms: 60_000,
-            max_connections: 1000,
-            send_proxy: false,
-            health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 300, timeout_ms: 100, rise: 2, fall: 2 },
-            servers: (1..=4).map(|number| server(number, 0)).collect(),
-        })
-        .collect()
-}
-
 type Members = Vec<(BackendId, u32)>;
 
 /// Slot tables take milliseconds to build and are pure: all seeds share them.
@@ -792,6 +726,9 @@ const HEAL_SECONDS: u64 = 16;
 
 /// An instance that was not heard for so long holds no lease, whatever its clock.
 const VOTE_US: u64 = 2_500_000;
+
+/// How long an ask may wait for its answer.
+const PATIENCE_MS: u64 = 1_000;
 
 const SETTLE_US: u64 = 4_000_000;
 const TICK_US: u64 = 10_000;

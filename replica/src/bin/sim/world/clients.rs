@@ -89,13 +89,18 @@ impl World {
         self.after(delay, Event::Visit);
     }
 
+    /// Whether an ask of that time came after all was healed, and early enough to be answered before the end.
+    fn must_be_answered(&self, at_us: u64) -> bool {
+        self.calm && at_us > self.healed_at_us + SETTLE_US && at_us + PATIENCE_MS * 1000 <= self.end_us
+    }
+
     pub(super) fn ask(&mut self, node: usize, key: PinKey, prompt: bool) {
         if self.asleep(node) {
             return;
         }
         let life = self.machines[node].life;
         let now_ms = self.machines[node].now_ms(self.now_us);
-        let counted = self.calm && self.now_us > self.healed_at_us + SETTLE_US;
+        let counted = self.must_be_answered(self.now_us);
         let serving = !self.wiped.contains(&node);
         if counted && serving {
             self.asks_after += 1;
@@ -121,7 +126,7 @@ impl World {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         self.asked.insert((node, life, ticket), Asked::Choice { key, at_us: self.now_us, retried: false });
-        self.with(node, life, |running| running.replica.choose(ticket, key, None, now_ms + 1000));
+        self.with(node, life, |running| running.replica.choose(ticket, key, None, now_ms + PATIENCE_MS));
     }
 
     pub(super) fn chosen(&mut self, node: usize, ticket: Ticket, answer: replica::Chosen) {
@@ -182,13 +187,13 @@ impl World {
                     running.replica.handle_view(backend, view);
                 }
                 running.replica.ask_for_probes(backend);
-                running.replica.choose(ticket, key, Some(backend), now_ms + 1000);
+                running.replica.choose(ticket, key, Some(backend), now_ms + PATIENCE_MS);
             });
             return;
         }
         let Some(running) = self.machines[node].running() else { return };
         let group = running.replica.group_of(&key);
-        if self.calm && at_us > self.healed_at_us + SETTLE_US {
+        if self.must_be_answered(at_us) {
             self.answered_after += 1;
         }
         self.mix(backend.0);

@@ -328,7 +328,7 @@ impl World {
 
     /// A member is taken out while it runs, and comes back with an empty directory as a new one.
     fn retire(&mut self, node: usize) {
-        let Some(id) = self.machines[node].id().filter(|_| self.machines.len() >= 3 && self.wiped.is_empty()) else {
+        let Some(id) = self.machines[node].id().filter(|_| self.machines.len() >= 2 && self.wiped.is_empty()) else {
             return;
         };
         self.wiped.insert(node);
@@ -338,6 +338,19 @@ impl World {
     }
 
     pub(super) fn wipe(&mut self, node: usize) {
+        // Where two vote, both are needed until the groups have let go of the one that leaves.
+        let counted = |machine: &Machine| match &machine.process {
+            Some(Process { core: Core::Running(running), .. }) => {
+                let members = running.control.members().count();
+                let gone = members == 1 || (members == 2 && self.replaced.contains_key(&node));
+                !gone || !running.replica.leaving().is_empty()
+            }
+            _ => true,
+        };
+        if self.machines.len() == 2 && counted(&self.machines[1 - node]) {
+            self.after(100_000, Event::Wipe { node });
+            return;
+        }
         self.say(|| format!("{} is emptied", self.machines[node].label));
         self.crash_for(node, 10_000);
         self.machines[node].disk = raftlog::disk::MemDisk::new();
