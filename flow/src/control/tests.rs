@@ -105,6 +105,75 @@ fn a_fleet_is_born_once() {
 }
 
 #[test]
+fn before_the_birth_nothing_else_is_done() {
+    let mut story = Story(ControlTable::default());
+    assert!(story.done(&ControlCommand::Tick));
+    for command in [
+        ControlCommand::MemberAdd(address("a")),
+        ControlCommand::Apply { pools: vec![pool("web", 1)], expected: Epoch(0) },
+    ] {
+        assert!(Story::refused(story.check(&command)).contains("not born yet"));
+    }
+    assert!(story.done(&ControlCommand::Birth(birth())));
+    assert_eq!(story.0.members().count(), 2);
+}
+
+#[test]
+fn who_was_removed_is_remembered_for_a_while() {
+    let mut story = Story::born();
+    assert!(story.done(&ControlCommand::MemberRemove(InstanceId(1))));
+    let departed = |story: &Story| story.0.departed().map(|(id, _)| id.0).collect::<Vec<_>>();
+    assert_eq!(departed(&story), [1]);
+    for id in 3..3 + DEPARTED_MAX as u64 {
+        assert!(story.done(&ControlCommand::MemberAdd(address("c"))));
+        assert!(story.done(&ControlCommand::MemberRemove(InstanceId(id))));
+    }
+    let left = departed(&story);
+    assert_eq!((left.len(), left[0]), (DEPARTED_MAX, 3), "the oldest is forgotten");
+    let again = ControlTable::decode(&story.0.encode()).unwrap();
+    assert_eq!(again.encode(), story.0.encode());
+    assert_eq!(again.departed().count(), DEPARTED_MAX);
+}
+
+#[test]
+fn all_pools_have_so_many_servers_and_no_more() {
+    let mut story = Story::born();
+    let many = |name: &str, count: usize| {
+        let servers = (0..count).map(|number| ServerSpec {
+            name: format!("s{number}"),
+            address: [127, 1, (number >> 8) as u8, number as u8].into(),
+            ..server(1)
+        });
+        PoolSpec { servers: servers.collect(), ..pool(name, 0) }
+    };
+    let expected = story.0.epoch();
+    let apply = |pools| ControlCommand::Apply { pools, expected };
+    let outcome = story.check(&apply(vec![many("web", 1), many("large", SERVERS_TOTAL_MAX)]));
+    assert!(Story::refused(outcome).contains("servers together"));
+    assert!(story.done(&apply(vec![many("web", 1), many("large", SERVERS_TOTAL_MAX - 1)])));
+    let outcome = story.server(ServerChange::Add(server(9)));
+    assert!(Story::refused(outcome).contains("servers together"));
+    // An entry of the log holds half a megabyte.
+    assert!(crate::PinCommand::Epoch(story.0.epoch_copy()).encode().len() < 400_000);
+}
+
+#[test]
+fn the_store_has_so_many_bytes_and_no_more() {
+    let mut story = Story::born();
+    let put = |key: String, bytes: usize| ControlCommand::KvPut { key, value: vec![0; bytes], if_revision: None };
+    let value = 256 * 1024 - 8;
+    for number in 0..1024 {
+        assert!(story.done(&put(format!("{number:08}"), value)));
+    }
+    assert_eq!(story.0.kv_bytes, KV_BYTES_MAX);
+    assert!(Story::refused(story.check(&put("one more".to_owned(), 1))).contains("bytes of keys and values"));
+    assert!(story.done(&put("00000007".to_owned(), 10)), "a smaller one in its place");
+    assert!(story.done(&put("one more".to_owned(), 1)));
+    assert!(story.done(&ControlCommand::KvDelete { key: "one more".to_owned(), if_revision: None }));
+    assert_eq!(story.0.kv_bytes, KV_BYTES_MAX - value + 10);
+}
+
+#[test]
 fn a_new_member_listens_first_and_its_id_is_never_used_again() {
     let mut story = Story::born();
     assert!(story.done(&ControlCommand::MemberAdd(address("c"))));

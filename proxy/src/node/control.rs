@@ -188,7 +188,20 @@ impl Control for Fleet {
 
     async fn member_remove(&self, label: String) -> Result<Applied> {
         let id = self.member_id(&label).await?;
-        self.submit(ControlCommand::MemberRemove(id), true).await
+        let applied = self.submit(ControlCommand::MemberRemove(id), true).await?;
+        // Where two vote, both must run until the groups have let go of the one that leaves.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.inner.shared.leaving().contains(&id) {
+            if tokio::time::Instant::now() >= deadline {
+                let text = format!(
+                    "{label} is no member any more, but some groups still count it, which a majority that includes it \
+                     has to change: if it runs, leave it running for a while longer"
+                );
+                return Err(ControlError::UnknownOutcome(text));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(applied)
     }
 
     async fn member_promote(&self, label: String) -> Result<Applied> {

@@ -235,9 +235,17 @@ impl Loop {
             Output::OtherLease { configured_ms, fleet_ms } => warn!(
                 "fleet.lease is {configured_ms} ms here, and {fleet_ms} ms since the fleet's birth: the fleet's counts"
             ),
+            Output::Leaving(ids) => {
+                self.shared.set_leaving(ids);
+                let table = self.shared.control();
+                self.follow_members(&table);
+            }
             Output::Removed => {
                 self.shared.removed.store(true, Ordering::Relaxed);
-                error!("this instance was removed from the fleet: it serves nothing any more, and can be stopped");
+                error!(
+                    "this instance was removed from the fleet: it serves nothing any more. It can be stopped once \
+                     `rocinante member remove` has returned"
+                );
             }
         }
     }
@@ -247,8 +255,14 @@ impl Loop {
         if table.birth().is_none() {
             return;
         }
+        // A removed member is still a peer until the groups have let go of it.
+        let leaving = self.shared.leaving();
+        let departed = table
+            .departed()
+            .filter(|(id, member)| leaving.contains(id) && table.member_by_label(&member.address.label).is_none());
         let peers: Vec<PeerAddress> = table
             .members()
+            .chain(departed)
             .filter(|(_, member)| member.address.label != self.label)
             .map(|(_, member)| PeerAddress::new(&member.address.label, &member.address.host, member.address.grpc))
             .collect();

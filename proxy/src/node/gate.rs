@@ -114,7 +114,8 @@ impl Gate for Doorkeeper {
         let control = self.shared.control();
         let mut state = self.lock();
         let State { identity, known, .. } = &*state;
-        let admission = Admission { me: identity, founding: &self.founding, control: Some(&control), known };
+        let leaving = &*self.shared.leaving();
+        let admission = Admission { me: identity, founding: &self.founding, control: Some(&control), known, leaving };
         let admitted = admission.admit(&hello).map_err(|refused| {
             warn!(label = hello.identity.label, %remote, reason = refused.text, "a peer was not let in");
             Refused { code: refused.code as u32, text: refused.text }

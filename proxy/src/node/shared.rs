@@ -1,7 +1,7 @@
 //! What readers on any thread see of the replica: immutable views behind wait-free pointers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use flow::{ControlTable, GroupView, PinKey, PoolSpec};
+use flow::{ControlTable, GroupView, InstanceId, PinKey, PoolSpec};
 use raftlog::{GroupId, net::Refused};
 use replica::{GroupRole, birth::RefusedCode, group_of};
 use tokio::sync::watch;
@@ -22,6 +22,8 @@ pub struct Shared {
     roles: Mutex<BTreeMap<GroupId, GroupRole>>,
     /// When the lease of group 0 ends.
     pub control_lease_until_ms: AtomicU64,
+    /// Removed members that some group here still counts.
+    leaving: ArcSwap<BTreeSet<InstanceId>>,
     pub removed: AtomicBool,
     pub disk_full: AtomicBool,
     pub draining: AtomicBool,
@@ -40,6 +42,7 @@ impl Shared {
             groups: OnceLock::new(),
             roles: Mutex::new(BTreeMap::new()),
             control_lease_until_ms: AtomicU64::new(0),
+            leaving: ArcSwap::default(),
             removed: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -53,6 +56,15 @@ impl Shared {
     /// The pin groups are known from now on.
     pub fn set_groups(&self, views: Vec<GroupView>) {
         drop(self.groups.set(views.into_iter().map(ArcSwap::from_pointee).collect()));
+    }
+
+    pub fn set_leaving(&self, leaving: BTreeSet<InstanceId>) {
+        self.leaving.store(Arc::new(leaving));
+    }
+
+    /// The removed members that some group here still counts.
+    pub fn leaving(&self) -> Arc<BTreeSet<InstanceId>> {
+        self.leaving.load_full()
     }
 
     pub fn publish_control(&self, table: ControlTable) {

@@ -121,7 +121,7 @@ impl Fleet {
             Action::SendSnapshot { to, group, message, body } => {
                 let arrives = reaches(&to);
                 if let Some(driver) = self.drivers.get_mut(&to).filter(|_| arrives) {
-                    let snapshot = group::decode_message(&message).unwrap();
+                    let snapshot = entry::decode_message(&message).unwrap();
                     let index = Index(snapshot.get_snapshot().get_metadata().index);
                     driver.handle_snapshot(id, group, &message, index, body);
                 }
@@ -300,7 +300,7 @@ fn who_leads_no_more_refuses_what_was_proposed_to_it_and_does_not_pass_it_on() {
         if let Action::Send { frame, .. } = action {
             for (_, item) in frame::decode(&frame).unwrap() {
                 let Item::Raft(bytes) = item else { continue };
-                let message = group::decode_message(&bytes).unwrap();
+                let message = entry::decode_message(&bytes).unwrap();
                 assert_ne!(message.msg_type(), MessageType::MsgPropose);
             }
         }
@@ -500,7 +500,7 @@ fn a_snapshot_that_waits_for_the_disk_leaves_with_its_own_state() {
     }
     sort(fleet.driver(leader).poll(), &mut rounds);
     assert_eq!(sent.len(), 1);
-    let message = group::decode_message(&sent[0].0).unwrap();
+    let message = entry::decode_message(&sent[0].0).unwrap();
     let index = message.get_snapshot().get_metadata().index;
     // The first of its own is at index 2, the empty entry of its election.
     let state: Vec<String> = (0..index - 2).map(|number| format!("entry-{number}")).collect();

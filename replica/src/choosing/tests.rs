@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flow::{
-    Bind, Birth, Commit, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress, PoolId, PoolSpec,
-    Protocol, ServerSpec, ServerState, View,
+    Bind, Birth, Commit, ControlCommand, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
+    PoolId, PoolSpec, Protocol, ServerChange, ServerSpec, ServerState, View,
 };
 use raftlog::{
     Index, NodeId, Term,
@@ -57,17 +57,15 @@ fn key(client: u8) -> PinKey {
 impl One {
     /// It leads, holds its leases, and sees both servers up.
     fn serving() -> Self {
+        Self::of(pool())
+    }
+
+    fn of(pool: PoolSpec) -> Self {
         let address =
             MemberAddress { label: "a".to_owned(), host: "127.0.0.1".to_owned(), grpc: 1, rest: 2, metrics: 3 };
         let founders = vec![(InstanceId(1), address)];
-        let birth = Birth {
-            fleet: FleetId(7),
-            pick_key: [0; 16],
-            pin_groups: 1,
-            lease_ms: 1000,
-            founders,
-            pools: vec![pool()],
-        };
+        let birth =
+            Birth { fleet: FleetId(7), pick_key: [0; 16], pin_groups: 1, lease_ms: 1000, founders, pools: vec![pool] };
         let config = ReplicaConfig {
             driver: DriverConfig::new(NodeId(1), 1),
             incarnation: Incarnation(1),
@@ -114,6 +112,10 @@ impl One {
             for output in outputs {
                 match output {
                     Output::Persist { round, .. } => self.replica.handle_persisted(round),
+                    Output::BuildSlots { pool, key, members } => {
+                        let table = flow::SlotTable::build(&key, &members);
+                        self.replica.slots_built(pool, &members, table);
+                    }
                     Output::Chosen(ticket, answer) => {
                         assert!(self.chosen.insert(ticket.0, answer).is_none(), "one answer to one question");
                     }
@@ -210,4 +212,44 @@ fn a_paused_process_wakes_up_without_a_lease() {
     assert!(!one.chosen.contains_key(&2), "it has to be granted a new one first");
     one.run(5);
     assert_eq!(one.chosen[&2].unwrap().pin.backend, first);
+}
+
+#[test]
+fn who_holds_a_lease_is_late_and_does_not_guess() {
+    let mut one = One::of(PoolSpec { on_isolation: OnIsolation::Hash, ..pool() });
+    let given = one.given(1, 1);
+    one.replica.set_may_lead(false);
+    one.choose(3, 2, None, 20);
+    one.run(5);
+    assert_eq!(one.chosen[&3], Err(Refusal::Timeout), "its lease still holds");
+    one.run(150);
+    one.choose(4, 1, None, 20);
+    let guess = one.chosen[&4].unwrap();
+    assert!(!guess.committed && guess.pin.backend == given, "without a lease it is isolated");
+}
+
+#[test]
+fn a_pin_whose_idle_time_is_shorter_than_leases_allow_is_answered_and_not_committed_for_ever() {
+    let mut one = One::of(PoolSpec { pin_ttl_ms: 900, ..pool() });
+    let before = one.replica.counts().assigns;
+    let first = one.given(1, 1);
+    assert_eq!(one.given(2, 1), first);
+    assert_eq!(one.replica.counts().assigns - before, 2, "a commit for each question");
+}
+
+#[test]
+fn a_server_that_comes_back_is_looked_at_anew() {
+    let mut one = One::serving();
+    let change = |change| ControlCommand::Server { pool: PoolId::of("web"), change };
+    for (ticket, change) in
+        [(1, change(ServerChange::Remove("s1".to_owned()))), (2, change(ServerChange::Add(server(1))))]
+    {
+        one.replica.submit(Ticket(ticket), &change, one.now_ms + 1000, false);
+        one.run(20);
+    }
+    assert_eq!(one.replica.control().verdict(backend(1)).view, View::Unknown);
+    assert_eq!(one.replica.control().verdict(backend(2)).view, View::Up);
+    one.replica.handle_view(backend(1), View::Up);
+    one.run(20);
+    assert_eq!(one.replica.control().verdict(backend(1)).view, View::Up);
 }

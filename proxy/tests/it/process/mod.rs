@@ -13,3 +13,4 @@ mod members;
 mod ports;
 mod start;
 mod stop;
+mod two;

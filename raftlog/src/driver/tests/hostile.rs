@@ -98,3 +98,36 @@ fn no_message_ends_the_process() {
         }
     }
 }
+
+/// A disk that takes nothing for hours, and a leader that goes on.
+#[test]
+fn answers_that_wait_for_the_disk_are_bounded() {
+    let mut fleet = Fleet::new(&[1, 2, 3]);
+    let leader = fleet.elect();
+    fleet.run(20);
+    let stuck = fleet.others(leader)[0];
+    let term = fleet.drivers[&stuck].status(GROUP).unwrap().term.0;
+    let last = fleet.drivers[&stuck].status(GROUP).unwrap().last.0;
+    let entry = Entry { index: last + 1, term, ..Entry::default() };
+    let append = Message {
+        term,
+        index: last,
+        log_term: term,
+        entries: vec![entry],
+        ..raw(leader, stuck, MessageType::MsgAppend)
+    };
+    let beat = Message { term, ..raw(leader, stuck, MessageType::MsgHeartbeat) };
+    // Its rounds are never said to be on disk.
+    let driver = fleet.driver(stuck);
+    driver.handle_frame(leader, &framed(&append));
+    let persists =
+        |actions: Vec<Action>| actions.iter().filter(|action| matches!(action, Action::Persist { .. })).count();
+    assert_eq!(persists(driver.poll()), 1);
+    let before = driver.counters().messages_dropped;
+    for _ in 0..20_000 {
+        driver.handle_frame(leader, &framed(&beat));
+        assert_eq!(persists(driver.poll()), 0);
+    }
+    let dropped = driver.counters().messages_dropped - before;
+    assert!((10_000..20_000).contains(&dropped), "{dropped}");
+}
