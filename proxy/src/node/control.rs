@@ -581,15 +581,4 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const SCRAPE_PATIENCE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_ends_at_its_rows_or_its_bytes_and_says_so() {
-        let rows = || [1_usize << 20; 6].into_iter();
-        assert_eq!(page(rows(), 100, |bytes| *bytes).0.len(), 3, "the fourth MiB does not fit with what a row adds");
-        assert_eq!(page(rows(), 2, |_| 0), (vec![1 << 20; 2], true));
-        assert_eq!(page(rows(), 6, |_| 0), (vec![1 << 20; 6], false));
-        assert_eq!(page([5 << 20].into_iter(), 1, |bytes| *bytes), (vec![5 << 20], false), "the first one in any case");
-    }
-}
+mod tests;

@@ -122,6 +122,19 @@ impl<C: Chooser> Supervisor<C> {
         self.publish();
     }
 
+    /// For tests: listens for `specs`, and a worker cannot accept.
+    #[cfg(test)]
+    pub(super) async fn stopped(mut self, specs: &[PoolSpec]) -> Self {
+        self.follow(specs).await;
+        self.open_due();
+        for entry in self.entries.values() {
+            if let Listener::Open { stopped, .. } = &entry.listener {
+                stop(stopped, &self.stopped, &std::io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+        }
+        self
+    }
+
     /// Makes the listeners those of `specs`: closes first, so that pools may exchange their ports.
     async fn follow(&mut self, specs: &[PoolSpec]) {
         let wanted: AHashMap<PoolId, &PoolSpec> = specs.iter().map(|spec| (spec.id(), spec)).collect();

@@ -5,8 +5,15 @@ use tokio::io::AsyncWriteExt;
 
 use super::{relay::Peer, *};
 use crate::traffic::{
+    Phase,
+    accept::Serving,
+    counters::Metrics,
+    http::Front,
     limits,
+    listeners::{Listeners, Supervisor},
     relay::{Caller, Carried},
+    upstream::Shared,
+    workers::Workers,
 };
 
 /// An address that takes connections and never answers; keep the listener.
@@ -104,4 +111,28 @@ async fn a_refusal_of_ours_is_no_answer_of_the_backend() {
     instance.metric_becomes("rocinante_sessions_open{backend=\"s1\",pool=\"p\"}", 0).await;
     assert_eq!(instance.metric(row), 0);
     assert_eq!(instance.metric("rocinante_errors_total{backend=\"s1\",pool=\"p\",reason=\"connect_refused\"}"), 1);
+}
+
+#[tokio::test]
+async fn a_pool_that_a_worker_cannot_accept_for_says_so_and_listens_again() {
+    let (_phase, phases) = watch::channel(Phase::Serving);
+    let (workers, _gone) = Workers::start(1, &phases).unwrap();
+    let own = "127.63.1.9".parse().unwrap();
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let errors = metrics.accept_errors.clone();
+    let shared = Arc::new(Shared { chooser: Script::default(), own, caller: Caller::new(own), metrics });
+    let (_draining, drains) = watch::channel(false);
+    let fronts = vec![Front::new(&shared, Limits::default(), drains)];
+    let (status, mut listeners) = watch::channel(Listeners::default());
+    let supervisor = Supervisor::new(Arc::new(Serving { shared, workers, fronts }), own, status);
+    let specs = vec![pool("p", Protocol::Tcp)];
+    let supervisor = supervisor.stopped(&specs).await;
+    let (_pools, followed) = watch::channel(Arc::new(specs));
+    tokio::spawn(supervisor.run(followed, phases));
+    let failed = |all: &Listeners| all.iter().any(|one| one.error.as_ref().is_some_and(|why| why.contains("accept")));
+    soon("the failure", listeners.wait_for(failed)).await.unwrap();
+    assert_eq!(errors.get(), 1);
+    let listens = |all: &Listeners| all.iter().any(|one| one.error.is_none());
+    let address = soon("listening", listeners.wait_for(listens)).await.unwrap()[0].address;
+    soon("connect", TcpStream::connect(address)).await.unwrap();
 }
