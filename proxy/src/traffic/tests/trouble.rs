@@ -120,7 +120,9 @@ async fn a_pool_that_a_worker_cannot_accept_for_says_so_and_listens_again() {
     let own = "127.63.1.9".parse().unwrap();
     let metrics = Metrics::register(&Registry::new()).unwrap();
     let errors = metrics.accept_errors.clone();
-    let shared = Arc::new(Shared { chooser: Script::default(), own, caller: Caller::new(own), metrics });
+    let backend = Backend::start().await;
+    let chooser = Script::choosing("s1", backend.address);
+    let shared = Arc::new(Shared { chooser, own, caller: Caller::new(own), metrics });
     let (_draining, drains) = watch::channel(false);
     let fronts = vec![Front::new(&shared, Limits::default(), drains)];
     let (status, mut listeners) = watch::channel(Listeners::default());
@@ -134,5 +136,6 @@ async fn a_pool_that_a_worker_cannot_accept_for_says_so_and_listens_again() {
     assert_eq!(errors.get(), 1);
     let listens = |all: &Listeners| all.iter().any(|one| one.error.is_none());
     let address = soon("listening", listeners.wait_for(listens)).await.unwrap()[0].address;
-    soon("connect", TcpStream::connect(address)).await.unwrap();
+    let _client = soon("connect", TcpStream::connect(address)).await.unwrap();
+    backend.accept().await;
 }
