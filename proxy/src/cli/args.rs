@@ -240,7 +240,8 @@ pub enum KvCommand {
     },
     /// Set a key
     #[command(after_help = "Examples:\n  rocinante kv put color blue\n  \
-        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new")]
+        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new\n\n\
+        A put is never sent twice: where its outcome is lost (unknown_outcome), read the key before sending it again.")]
     Put {
         /// The key
         key: String,
