@@ -176,6 +176,12 @@ impl ControlTable {
         self.kv.get(key)
     }
 
+    /// How many keys there are.
+    #[must_use]
+    pub fn kv_len(&self) -> usize {
+        self.kv.len()
+    }
+
     /// Keys that start with `prefix`, in order.
     pub fn kv_list<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a KvEntry)> {
         self.kv.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))

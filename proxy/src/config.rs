@@ -14,6 +14,7 @@ mod fleet;
 mod pool;
 mod raw;
 mod render;
+pub(crate) mod rules;
 mod values;
 
 use std::{fs, io::Read, path::Path};

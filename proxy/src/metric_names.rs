@@ -58,6 +58,10 @@ pub const LOG_BYTES: &str = "rocinante_log_bytes";
 pub const LINK_EVENTS_TOTAL: &str = "rocinante_link_events_total";
 /// Connections to the REST or metrics port that were not served to their end; by port and reason.
 pub const PORT_CONNECTIONS_FAILED_TOTAL: &str = "rocinante_port_connections_failed_total";
+/// Health checks that this instance could not make for want of ports, descriptors or memory; they are no votes.
+pub const CHECKS_NOT_MADE_TOTAL: &str = "rocinante_checks_not_made_total";
+/// Look-ups of members' names that failed.
+pub const NAME_LOOKUPS_FAILED_TOTAL: &str = "rocinante_name_lookups_failed_total";
 
 // Choices.
 

@@ -205,7 +205,7 @@ impl Admission<'_> {
                 text: format!(
                     "instance {label} is known by another data directory: this one is empty or not its own, and may \
                      not vote. Bring the old directory back, or replace the member: `rocinante member remove {label}`, \
-                     then `rocinante member add {label} ADDRESS:GRPC`",
+                     then `rocinante member add {label} ADDRESS --grpc PORT`",
                     label = them.label
                 ),
             });
@@ -343,7 +343,7 @@ fn removed(label: &str) -> Refused {
         code: RefusedCode::Removed,
         text: format!(
             "instance {label} was removed from the fleet. To bring it back as a new member: remove its data \
-             directory, then `rocinante member add {label} ADDRESS:GRPC`"
+             directory, then `rocinante member add {label} ADDRESS --grpc PORT`"
         ),
     }
 }
@@ -351,7 +351,7 @@ fn removed(label: &str) -> Refused {
 fn not_a_member(label: &str) -> Refused {
     Refused {
         code: RefusedCode::NotAMember,
-        text: format!("instance {label} is no member of the fleet: `rocinante member add {label} ADDRESS:GRPC`"),
+        text: format!("instance {label} is no member of the fleet: `rocinante member add {label} ADDRESS --grpc PORT`"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::client::Endpoint;
+use crate::config::rules::parse_host;
 
 /// A load-balancer fleet in which every instance gives every client the same server.
 #[derive(Debug, Parser)]
@@ -239,7 +240,8 @@ pub enum KvCommand {
     },
     /// Set a key
     #[command(after_help = "Examples:\n  rocinante kv put color blue\n  \
-        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new")]
+        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new\n\n\
+        A put is never sent twice: where its outcome is lost (unknown_outcome), read the key before sending it again.")]
     Put {
         /// The key
         key: String,
@@ -299,7 +301,7 @@ pub enum MemberCommand {
         /// Its label
         label: String,
         /// Its address or host name
-        #[arg(value_name = "ADDRESS")]
+        #[arg(value_name = "ADDRESS", value_parser = host)]
         host: String,
         /// Its port for peers and gRPC
         #[arg(long, value_name = "PORT", default_value_t = 35001)]
@@ -333,6 +335,15 @@ pub struct MemberArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// An address or host name without a port.
+fn host(text: &str) -> Result<String, String> {
+    match parse_host(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(wrong) if text.contains(':') => Err(format!("{}; write the port by itself: --grpc PORT", wrong.problem)),
+        Err(wrong) => Err(wrong.to_string()),
+    }
 }
 
 /// Where the configuration lies if nothing is said.

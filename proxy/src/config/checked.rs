@@ -9,6 +9,7 @@ use super::{
     error::{Notes, Wrong},
     fleet, pool,
     raw::{Found, Section},
+    rules::{Listeners, check_pin_ttl},
 };
 
 /// A good configuration.
@@ -203,22 +204,22 @@ pub(super) fn read<'d>(document: &'d Spanned<DeTable<'d>>, notes: &mut Notes<'_>
 
 /// Every address and port may have one listener, and no server may be one of them: its connections would go round.
 fn check_ports(instances: &[fleet::ReadInstance], pools: &[pool::ReadPool], notes: &mut Notes<'_>) {
-    let mut listeners = Listeners::default();
+    let mut listeners = Listeners::new();
     for instance in instances {
         let Some(host) = &instance.host else { continue };
         for port in &instance.ports {
-            listeners.claim(host, port.value, &port.path, &port.span, notes);
+            claim(&mut listeners, host, port.value, &port.path, &port.span, notes);
         }
     }
     for bind in pools.iter().filter_map(|pool| pool.bind.as_ref()) {
         match bind.value {
             Bind::Vip(address) => {
-                listeners.claim(&Host::Ip(address.ip()), address.port(), &bind.path, &bind.span, notes);
+                claim(&mut listeners, &Host::Ip(address.ip()), address.port(), &bind.path, &bind.span, notes);
             }
             Bind::Own(port) => {
                 let hosts = instances.iter().filter_map(|instance| instance.host.as_ref());
                 for host in hosts {
-                    if !listeners.claim(host, port, &bind.path, &bind.span, notes) {
+                    if !claim(&mut listeners, host, port, &bind.path, &bind.span, notes) {
                         break;
                     }
                 }
@@ -238,68 +239,45 @@ fn check_ports(instances: &[fleet::ReadInstance], pools: &[pool::ReadPool], note
     }
 }
 
-/// What listens where.
-#[derive(Default)]
-struct Listeners {
-    by_port: HashMap<u16, Vec<Listener>>,
-}
-
+/// What listens: its key, and where that is written.
 struct Listener {
-    host: Host,
     path: String,
     span: Range<usize>,
 }
 
-impl Listeners {
-    fn at(&self, host: &Host, port: u16) -> Option<&Listener> {
-        let unspecified = |host: &Host| matches!(host, Host::Ip(address) if address.is_unspecified());
-        let clashes = |other: &&Listener| other.host == *host || unspecified(&other.host) || unspecified(host);
-        self.by_port.get(&port)?.iter().find(clashes)
+/// Whether `path` may listen there; that it may not is noted.
+fn claim(
+    listeners: &mut Listeners<Listener>,
+    host: &Host,
+    port: u16,
+    path: &str,
+    span: &Range<usize>,
+    notes: &mut Notes<'_>,
+) -> bool {
+    if let Some(taken) = listeners.at(host, port) {
+        let wrong = if taken.path == path {
+            Wrong::new(
+                format!("port {port} would be bound twice at {host}, which two instances have as address"),
+                "give each instance an address of its own",
+            )
+        } else {
+            let line = notes.place(&taken.span).line;
+            Wrong::new(format!("port {port} at {host} is taken by {} (line {line})", taken.path), "choose another port")
+        };
+        notes.add(span, path, wrong);
+        return false;
     }
-
-    /// Whether `path` may listen there; that it may not is noted.
-    fn claim(&mut self, host: &Host, port: u16, path: &str, span: &Range<usize>, notes: &mut Notes<'_>) -> bool {
-        if let Some(taken) = self.at(host, port) {
-            let wrong = if taken.path == path {
-                Wrong::new(
-                    format!("port {port} would be bound twice at {host}, which two instances have as address"),
-                    "give each instance an address of its own",
-                )
-            } else {
-                let line = notes.place(&taken.span).line;
-                Wrong::new(
-                    format!("port {port} at {host} is taken by {} (line {line})", taken.path),
-                    "choose another port",
-                )
-            };
-            notes.add(span, path, wrong);
-            return false;
-        }
-        let listener = Listener { host: host.clone(), path: path.to_owned(), span: span.clone() };
-        self.by_port.entry(port).or_default().push(listener);
-        true
-    }
+    listeners.add(host.clone(), port, Listener { path: path.to_owned(), span: span.clone() });
+    true
 }
 
-/// A reader stops using a pin one lease before it expires and commits a touch first; open connections refresh theirs
-/// after a quarter of its time.
 fn check_pin_ttls(lease_ms: u64, pools: &[pool::ReadPool], notes: &mut Notes<'_>) {
     for pin_ttl in pools.iter().filter_map(|pool| pool.pin_ttl_ms.as_ref()) {
-        let least = lease_ms.saturating_mul(PIN_TTL_LEASES_MIN);
-        if pin_ttl.value < least {
-            let written = super::duration_text(pin_ttl.value);
-            let lease = super::duration_text(lease_ms);
-            let wrong = Wrong::new(
-                format!("\"{written}\" is less than {PIN_TTL_LEASES_MIN} leases of {lease}"),
-                format!("write \"{}\" or more", super::duration_text(least)),
-            );
+        if let Err(wrong) = check_pin_ttl(lease_ms, pin_ttl.value) {
             notes.add(&pin_ttl.span, pin_ttl.path.clone(), wrong);
         }
     }
 }
-
-/// A pin must outlive this many leases.
-const PIN_TTL_LEASES_MIN: u64 = 4;
 
 /// Notes `found` if `seen` has its value already, with the place of the first.
 pub(super) fn unique<T: Eq + std::hash::Hash + Clone + fmt::Display>(

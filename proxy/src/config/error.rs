@@ -32,7 +32,7 @@ pub struct Mistakes(Vec<Mistake>);
 
 /// What is wrong with one value, and what would be right.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub(crate) struct Wrong {
     pub problem: String,
     pub remedy: String,
 }
@@ -105,6 +105,12 @@ impl<'t> Notes<'t> {
                 Err(Mistakes(self.mistakes))
             }
         }
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.problem, self.remedy)
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     checked::unique,
     error::{Notes, Wrong},
     raw::{Found, Section},
+    rules::{self, CONNECTIONS_MAX, IN_A_ROW_MAX, INTERVAL_MS_MIN},
     values::{self, YEAR_MS},
 };
 
@@ -83,10 +84,11 @@ fn read_pool(mut section: Section<'_>, names: &mut Seen, notes: &mut Notes<'_>) 
     let connect_timeout_ms = section.or("connect_timeout", 1_000, timeout, notes);
     let idle_timeout_ms = section.or("idle_timeout", 10 * 60 * 1_000, timeout, notes);
     let max_connections =
-        section.or("max_connections", 100_000, |value| values::integer_u32(value, 1..=10_000_000), notes);
+        section.or("max_connections", 100_000, |value| values::integer_u32(value, 1..=CONNECTIONS_MAX), notes);
     let send_proxy = section.optional("send_proxy", Some(false), values::boolean, notes);
-    if let (Some(Protocol::Http), Some(Found { value: true, path, span })) = (protocol, &send_proxy) {
-        let wrong = Wrong::new("only TCP pools send a PROXY header", "leave it out; HTTP servers get X-Forwarded-For");
+    if let (Some(protocol), Some(Found { value, path, span })) = (protocol, &send_proxy)
+        && let Err(wrong) = rules::check_send_proxy(protocol, *value)
+    {
         notes.add(span, path.clone(), wrong);
     }
     let health = read_health(&mut section, notes);
@@ -126,7 +128,7 @@ fn timeout(value: &DeValue<'_>) -> Result<u64, Wrong> {
 fn protocol(value: &DeValue<'_>) -> Result<Protocol, Wrong> {
     let built = |(_, protocol): &(&str, Protocol)| *protocol != Protocol::Udp;
     match value.as_str() {
-        Some("udp") => Err(Wrong::new("\"udp\" is not built yet", "write \"tcp\" or \"http\"")),
+        Some("udp") => rules::check_protocol(Protocol::Udp).map(|()| Protocol::Udp),
         _ => values::word(value, &PROTOCOLS.into_iter().filter(built).collect::<Vec<_>>()),
     }
 }
@@ -138,22 +140,17 @@ fn read_health(pool: &mut Section<'_>, notes: &mut Notes<'_>) -> Option<HealthSp
         return (!given).then_some(HealthSpec { kind, interval_ms: 1_000, timeout_ms: 500, rise: 2, fall: 2 });
     };
     let is_http = section.or("type", false, |value| values::word(value, &[("tcp", false), ("http", true)]), notes);
-    let interval_ms = section.or("interval", 1_000, |value| values::duration(value, 50..=YEAR_MS), notes);
+    let interval_ms = section.or("interval", 1_000, |value| values::duration(value, INTERVAL_MS_MIN..=YEAR_MS), notes);
     // Without a timeout of its own a check may take half a second, or the whole of a shorter interval.
     let default_timeout = interval_ms.map_or(500, |interval| interval.min(500));
     let timeout_ms = section.optional("timeout", Some(default_timeout), timeout, notes);
     if let (Some(interval), Some(timeout)) = (interval_ms, &timeout_ms)
-        && timeout.value > interval
+        && let Err(wrong) = rules::check_timeout(interval, timeout.value)
     {
-        let (written, interval) = (values::duration_text(timeout.value), values::duration_text(interval));
-        let wrong = Wrong::new(
-            format!("\"{written}\" is longer than the interval of {interval}"),
-            format!("write \"{interval}\" or less"),
-        );
         notes.add(&timeout.span, timeout.path.clone(), wrong);
     }
-    let rise = section.or("rise", 2, |value| values::integer_u32(value, 1..=1_000), notes);
-    let fall = section.or("fall", 2, |value| values::integer_u32(value, 1..=1_000), notes);
+    let rise = section.or("rise", 2, |value| values::integer_u32(value, 1..=IN_A_ROW_MAX), notes);
+    let fall = section.or("fall", 2, |value| values::integer_u32(value, 1..=IN_A_ROW_MAX), notes);
     let path = section.optional("path", None, values::http_path, notes);
     let expect = section.optional("expect", None, values::statuses, notes);
     let path_given = section.has("path");

@@ -13,6 +13,7 @@ use super::{
     checked::Host,
     error::Wrong,
     raw::{describe, list, nearest, shown_text},
+    rules::{not_an_address, parse_host, usable},
 };
 
 /// Longest name of a fleet, instance, pool or server, in characters.
@@ -182,12 +183,7 @@ pub(super) fn server_address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
 /// The IP address or host name of an instance.
 pub(super) fn host(value: &DeValue<'_>) -> Result<Host, Wrong> {
     let text = text(value, "127.0.0.1")?;
-    let right = "write an IP address or host name that the other instances reach, as \"10.0.0.1\"";
-    match text.parse::<IpAddr>() {
-        Ok(address) => usable(address).map(Host::Ip).map_err(|problem| Wrong::new(problem, right)),
-        Err(_) if is_host_name(text) => Ok(Host::Name(text.to_ascii_lowercase())),
-        Err(_) => Err(not_an_address(text, right)),
-    }
+    parse_host(text)
 }
 
 /// Where a pool listens.
@@ -284,31 +280,8 @@ fn found(value: &DeValue<'_>) -> String {
     format!("found {}", describe(value))
 }
 
-/// `address` in its plain form, if something can be reached there.
-fn usable(address: IpAddr) -> Result<IpAddr, String> {
-    let address = address.to_canonical();
-    if address.is_unspecified() {
-        Err(format!("{address} stands for every address of a host"))
-    } else if address.is_multicast() {
-        Err(format!("{address} is a multicast address"))
-    } else if address == IpAddr::from([255; 4]) {
-        Err(format!("{address} is the broadcast address"))
-    } else {
-        Ok(address)
-    }
-}
-
-fn not_an_address(text: &str, right: &str) -> Wrong {
-    if text.parse::<SocketAddr>().is_ok()
-        || text.rsplit_once(':').is_some_and(|(host, port)| is_host_name(host) && port.parse::<u16>().is_ok())
-    {
-        return Wrong::new(format!("{} has a port", shown_text(text)), "write the port in a key of its own");
-    }
-    Wrong::new(format!("{} is not an address", shown_text(text)), right)
-}
-
 /// Letters, digits and inner hyphens between dots (RFC 1123), and not something that looks like a bad IPv4 address.
-fn is_host_name(text: &str) -> bool {
+pub(super) fn is_host_name(text: &str) -> bool {
     let good = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

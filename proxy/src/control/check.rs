@@ -2,14 +2,16 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use flow::{Bind, HealthKind, HealthSpec, MemberAddress, PoolSpec, ServerSpec};
+use flow::{Bind, ControlTable, HealthKind, HealthSpec, MemberAddress, PoolSpec, ServerSpec};
 
 use super::{ControlError, Result};
+use crate::config::{
+    Host,
+    rules::{self, CONNECTIONS_MAX, IN_A_ROW_MAX, INTERVAL_MS_MIN, Listeners, Wrong},
+};
 
 /// Longest name of a pool, server or instance, in characters.
 pub const NAME_CHARS_MAX: usize = 63;
-/// Longest host name, in characters (RFC 1035 section 2.3.4).
-pub const HOST_CHARS_MAX: usize = 253;
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 4 << 10;
 /// Longest value, in bytes.
@@ -47,6 +49,42 @@ pub fn check_pools(pools: &[PoolSpec]) -> Result<()> {
     Ok(())
 }
 
+/// Checks what only the fleet knows of pools: how long its leases are, and where it listens itself.
+pub fn check_for_fleet(control: &ControlTable, pools: &[PoolSpec]) -> Result<()> {
+    let Some(birth) = control.birth() else {
+        return Err(ControlError::Unavailable("this instance is starting".to_owned()));
+    };
+    for pool in pools {
+        hold(&pool.name, "pin_ttl", rules::check_pin_ttl(birth.lease_ms, pool.pin_ttl_ms))?;
+    }
+    let mut listeners = instances(control);
+    for pool in pools {
+        let what = || format!("pool[{}].bind", pool.name);
+        for host in hosts(control, pool.bind) {
+            let port = port(pool.bind);
+            if let Some(taken) = listeners.at(&host, port) {
+                return invalid(format!(
+                    "pool {:?}: bind: port {port} at {host} is taken by {taken}; choose another port",
+                    pool.name
+                ));
+            }
+            listeners.add(host, port, what());
+        }
+    }
+    pools.iter().flat_map(|pool| &pool.servers).try_for_each(|server| elsewhere(&listeners, server))
+}
+
+/// Checks that a server is none of the fleet's own listeners.
+pub fn check_no_listener(control: &ControlTable, server: &ServerSpec) -> Result<()> {
+    let mut listeners = instances(control);
+    for (_, pool) in control.pools() {
+        for host in hosts(control, pool.spec.bind) {
+            listeners.add(host, port(pool.spec.bind), format!("pool[{}].bind", pool.spec.name));
+        }
+    }
+    elsewhere(&listeners, server)
+}
+
 /// Checks a server as [`flow::ServerChange::Add`] takes it.
 pub fn check_server(server: &ServerSpec) -> Result<()> {
     check_name("server", &server.name)?;
@@ -56,10 +94,12 @@ pub fn check_server(server: &ServerSpec) -> Result<()> {
     if server.weight > WEIGHT_MAX {
         return invalid(format!("server {:?}: weight {} is above {WEIGHT_MAX}", server.name, server.weight));
     }
-    if server.address.is_unspecified() || server.address.is_multicast() {
-        return invalid(format!("server {:?}: {} is no address of a server", server.name, server.address));
+    match rules::usable(server.address) {
+        Ok(_) => Ok(()),
+        Err(problem) => {
+            invalid(format!("server {:?}: {} is no address of a server: {problem}", server.name, server.address))
+        }
     }
-    Ok(())
 }
 
 /// Checks a name of a pool, server or instance.
@@ -74,9 +114,8 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
 /// Checks the address of an instance that is to be a member.
 pub fn check_member(member: &MemberAddress) -> Result<()> {
     check_name("instance", &member.label)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
-    if member.host.is_empty() || member.host.len() > HOST_CHARS_MAX || !member.host.chars().all(plain) {
-        return invalid(format!("instance {:?}: {:?} is no IP address or host name", member.label, member.host));
+    if let Err(wrong) = rules::parse_host(&member.host) {
+        return invalid(format!("instance {:?}: address: {wrong}", member.label));
     }
     for (name, port) in [("grpc", member.grpc), ("rest", member.rest), ("metrics", member.metrics)] {
         if port == 0 {
@@ -145,15 +184,13 @@ pub fn parse_bind(text: &str) -> Result<Bind> {
 fn check_pool(pool: &PoolSpec) -> Result<()> {
     check_name("pool", &pool.name)?;
     let name = &pool.name;
-    let port = match pool.bind {
-        Bind::Own(port) => port,
-        Bind::Vip(address) => address.port(),
-    };
-    if port == 0 {
+    if port(pool.bind) == 0 {
         return invalid(format!("pool {name:?}: port 0 cannot be bound on every instance"));
     }
-    if pool.max_connections == 0 {
-        return invalid(format!("pool {name:?}: max_connections is 0, so it would serve nobody"));
+    hold(name, "protocol", rules::check_protocol(pool.protocol))?;
+    hold(name, "send_proxy", rules::check_send_proxy(pool.protocol, pool.send_proxy))?;
+    if !(1..=CONNECTIONS_MAX).contains(&pool.max_connections) {
+        return invalid(format!("pool {name:?}: max_connections {}: 1 to {CONNECTIONS_MAX}", pool.max_connections));
     }
     for (key, value) in [
         ("pin_ttl", pool.pin_ttl_ms),
@@ -168,11 +205,14 @@ fn check_pool(pool: &PoolSpec) -> Result<()> {
     if pool.servers.len() > SERVERS_MAX {
         return invalid(format!("pool {name:?}: {} servers, at most {SERVERS_MAX}", pool.servers.len()));
     }
-    let mut servers = HashSet::new();
+    let (mut servers, mut addresses) = (HashSet::new(), HashSet::new());
     for server in &pool.servers {
         check_server(server)?;
         if !servers.insert(server.name.as_str()) {
             return invalid(format!("pool {name:?}: two servers are called {:?}", server.name));
+        }
+        if !addresses.insert(server.socket_address()) {
+            return invalid(format!("pool {name:?}: two servers are at {}", server.socket_address()));
         }
     }
     Ok(())
@@ -181,8 +221,17 @@ fn check_pool(pool: &PoolSpec) -> Result<()> {
 fn check_health(pool: &str, health: &HealthSpec) -> Result<()> {
     check_millis(pool, "health.interval", health.interval_ms)?;
     check_millis(pool, "health.timeout", health.timeout_ms)?;
-    if health.rise == 0 || health.fall == 0 {
-        return invalid(format!("pool {pool:?}: health.rise and health.fall are at least 1"));
+    if health.interval_ms < INTERVAL_MS_MIN {
+        return invalid(format!(
+            "pool {pool:?}: health.interval of {} ms; at least {INTERVAL_MS_MIN} ms",
+            health.interval_ms
+        ));
+    }
+    hold(pool, "health.timeout", rules::check_timeout(health.interval_ms, health.timeout_ms))?;
+    for (key, count) in [("rise", health.rise), ("fall", health.fall)] {
+        if !(1..=IN_A_ROW_MAX).contains(&count) {
+            return invalid(format!("pool {pool:?}: health.{key} {count}: at least 1, at most {IN_A_ROW_MAX}"));
+        }
     }
     if let HealthKind::Http { path, expect } = &health.kind {
         let printable = path.bytes().all(|b| b.is_ascii_graphic());
@@ -203,6 +252,56 @@ fn check_millis(pool: &str, key: &str, millis: u64) -> Result<()> {
     invalid(format!("pool {pool:?}: {key} of {millis} ms; 1 ms to a year is possible"))
 }
 
+/// A rule that the file follows too.
+fn hold(pool: &str, key: &str, rule: std::result::Result<(), Wrong>) -> Result<()> {
+    rule.or_else(|wrong| invalid(format!("pool {pool:?}: {key}: {wrong}")))
+}
+
+/// The ports of the fleet's instances.
+fn instances(control: &ControlTable) -> Listeners<String> {
+    let mut listeners = Listeners::new();
+    for (_, member) in control.members() {
+        let MemberAddress { label, host, grpc, rest, metrics } = &member.address;
+        for (key, port) in [("grpc", grpc), ("rest", rest), ("metrics", metrics)] {
+            listeners.add(host_of(host), *port, format!("fleet.instance[{label}].{key}"));
+        }
+    }
+    listeners
+}
+
+/// Where a pool that binds so listens, each address once.
+fn hosts(control: &ControlTable, bind: Bind) -> HashSet<Host> {
+    match bind {
+        Bind::Own(_) => control.members().map(|(_, member)| host_of(&member.address.host)).collect(),
+        Bind::Vip(address) => HashSet::from([Host::Ip(address.ip())]),
+    }
+}
+
+fn host_of(text: &str) -> Host {
+    rules::parse_host(text).unwrap_or_else(|_| Host::Name(text.to_owned()))
+}
+
+fn port(bind: Bind) -> u16 {
+    match bind {
+        Bind::Own(port) => port,
+        Bind::Vip(address) => address.port(),
+    }
+}
+
+fn elsewhere(listeners: &Listeners<String>, server: &ServerSpec) -> Result<()> {
+    match listeners.at(&Host::Ip(server.address), server.port) {
+        None => Ok(()),
+        Some(taken) => invalid(format!(
+            "server {:?}: {} is the fleet's own {taken}; write the server's address and port",
+            server.name,
+            server.socket_address()
+        )),
+    }
+}
+
 fn invalid<T>(text: String) -> Result<T> {
     Err(ControlError::Invalid(text))
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,10 @@ pub struct NodeCounters {
     pub snapshots_installed: u64,
     /// Messages dropped.
     pub messages_dropped: u64,
+    /// Health checks that could not be made.
+    pub checks_not_made: u64,
+    /// Look-ups of members' names that failed.
+    pub lookups_failed: u64,
     /// Every group.
     pub groups: Vec<GroupStatus>,
     /// The committed version of pools and verdicts.
@@ -164,6 +168,12 @@ const COUNTERS: &[CounterOf] = &[
     (Family::counter(names::LOG_ROUNDS_TOTAL, "Rounds stored in the log.", &[]), |seen| seen.log.rounds),
     (Family::counter(names::LOG_SYNCS_TOTAL, "Rounds synced before they were acknowledged.", &[]), |seen| {
         seen.log.syncs
+    }),
+    (Family::counter(names::CHECKS_NOT_MADE_TOTAL, "Health checks this instance could not make.", &[]), |seen| {
+        seen.checks_not_made
+    }),
+    (Family::counter(names::NAME_LOOKUPS_FAILED_TOTAL, "Look-ups of members' names that failed.", &[]), |seen| {
+        seen.lookups_failed
     }),
 ];
 

@@ -1,6 +1,11 @@
 //! The instance as its operators see it: `Control` over the replica.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flow::{
@@ -16,12 +21,13 @@ use super::{
     clock::now_ms,
     fleet::Fleet,
     input::Input,
-    seen::{all_groups, leads, log_entry, standing},
+    seen::{all_groups, entry_bytes, leads, log_entry, standing},
 };
 use crate::{
     control::{
         Applied, Consistency, Control, ControlError, Fresh, KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize,
         Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus, Standing, Status, Vote,
+        check::{check_for_fleet, check_no_listener},
     },
     metrics::NodeCounters,
 };
@@ -67,24 +73,28 @@ impl Control for Fleet {
 
     async fn kv_list(&self, query: KvQuery, consistency: Consistency) -> Result<Fresh<KvPage>> {
         self.fresh(GroupId(0), consistency).await?;
-        let control = self.inner.shared.control();
-        let mut rows = control
-            .kv_list(&query.prefix)
-            .filter(|(key, _)| query.after.as_ref().is_none_or(|after| *key > after))
-            .map(|(key, entry)| KvItem {
-                key: key.clone(),
-                value: Bytes::copy_from_slice(&entry.value),
-                revision: entry.revision,
-            });
-        let items = rows.by_ref().take(query.limit).collect();
-        let more = rows.next().is_some();
-        Ok(Fresh { value: KvPage { items, more }, applied_index: control.applied().0 })
+        let control = Arc::clone(&self.inner.shared.control());
+        let applied_index = control.applied().0;
+        // A million keys take a while, and peers' links live on the threads of this runtime.
+        let page = blocking(move || {
+            let rows = control
+                .kv_list(&query.prefix)
+                .filter(|(key, _)| query.after.as_ref().is_none_or(|after| *key > after))
+                .map(|(key, entry)| KvItem {
+                    key: key.clone(),
+                    value: Bytes::copy_from_slice(&entry.value),
+                    revision: entry.revision,
+                });
+            let (items, more) = page(rows, query.limit, |item| item.key.len() + item.value.len());
+            KvPage { items, more }
+        });
+        Ok(Fresh { value: page.await?, applied_index })
     }
 
     async fn kv_put(&self, key: String, value: Bytes, if_revision: Option<Revision>) -> Result<Applied> {
-        // A put without a condition done twice is the put done once; with one the second finds it false.
-        let again = if_revision.is_none();
-        self.submit(ControlCommand::KvPut { key, value: value.to_vec(), if_revision }, again).await
+        // Never sent twice: the second could undo what others were acknowledged in between, be it by a value or, where the
+        // key must not exist, by bringing it back. With a revision it could do no harm, but say "conflict" of what was done.
+        self.submit(ControlCommand::KvPut { key, value: value.to_vec(), if_revision }, false).await
     }
 
     async fn kv_delete(&self, key: String, if_revision: Option<Revision>) -> Result<Applied> {
@@ -104,6 +114,7 @@ impl Control for Fleet {
     }
 
     async fn apply(&self, pools: Vec<PoolSpec>, expected: Epoch) -> Result<Applied> {
+        check_for_fleet(&self.inner.shared.control(), &pools)?;
         let applied = self.submit(ControlCommand::Apply { pools, expected }, false).await?;
         self.effective(applied).await
     }
@@ -111,11 +122,19 @@ impl Control for Fleet {
     async fn server_change(&self, pool: String, change: ServerChange) -> Result<Applied> {
         self.fresh(GroupId(0), Consistency::Linearizable).await?;
         let id = PoolId::of(&pool);
-        if self.inner.shared.control().pool(id).is_none() {
-            return Err(no_pool(&self.inner.shared.control(), &pool));
+        missing(&self.inner.shared.control(), &pool, &change).map_or(Ok(()), Err)?;
+        if let ServerChange::Add(server) = &change {
+            check_no_listener(&self.inner.shared.control(), server)?;
         }
-        let applied = self.submit(ControlCommand::Server { pool: id, change }, false).await?;
-        self.effective(applied).await
+        let command = ControlCommand::Server { pool: id, change: change.clone() };
+        match self.submit(command, false).await {
+            Ok(applied) => self.effective(applied).await,
+            // It may have gone in between.
+            Err(ControlError::Invalid(text)) => {
+                Err(missing(&self.inner.shared.control(), &pool, &change).unwrap_or(ControlError::Invalid(text)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn pins(
@@ -130,7 +149,7 @@ impl Control for Fleet {
         let after = after.map(|client| PinKey::new(id, client).to_bytes());
         let views: Vec<_> = self.inner.shared.groups().iter().map(|group| group.load_full()).collect();
         // Millions of pins take a while, and peers' links live on the threads of this runtime.
-        let page = tokio::task::spawn_blocking(move || {
+        let page = blocking(move || {
             // The smallest keys behind `after`, one more than asked: to know whether there are more.
             let mut page = BTreeSet::new();
             for view in views {
@@ -146,7 +165,7 @@ impl Control for Fleet {
             }
             page
         });
-        let page = page.await.map_err(|error| ControlError::Internal(error.to_string()))?;
+        let page = page.await?;
         let mut pins: Vec<Pin> = Vec::new();
         for bytes in page.iter().take(limit) {
             pins.extend(PinKey::from_bytes(bytes).and_then(|key| self.pin_of(&key)));
@@ -176,7 +195,7 @@ impl Control for Fleet {
         }
         let (answer, answered) = oneshot::channel();
         let unpin = Input::Unpin { key, revision: pin.revision, patience: PATIENCE, answer };
-        self.put(unpin).await.map_err(|_| overloaded())?;
+        self.put(unpin).await?;
         self.applied(answered.await)?;
         let index = self.inner.shared.view(&key).map_or(0, |view| view.table.applied().0);
         Ok(Applied { index, epoch: self.inner.shared.control().epoch() })
@@ -215,7 +234,7 @@ impl Control for Fleet {
             let text = format!("{label} is a learner and cannot lead: `rocinante member promote {label}` comes first");
             return Err(ControlError::Conflict(text));
         }
-        self.put(Input::HandOver(Some(id))).await.map_err(|_| overloaded())?;
+        self.put(Input::HandOver(Some(id))).await?;
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while self.standing().leader.as_ref() != Some(&label) {
             if tokio::time::Instant::now() >= deadline {
@@ -228,23 +247,25 @@ impl Control for Fleet {
     }
 
     async fn log_size(&self, group: u32) -> Result<LogSize> {
-        let status = self.look(move |replica| replica.status(GroupId(group))).await.flatten();
-        let status = status.ok_or_else(|| ControlError::NotFound(format!("there is no group {group}")))?;
+        let status = self.look(move |replica| replica.status(GroupId(group))).await?;
+        let status = status.ok_or_else(|| no_group(group))?;
         Ok(LogSize { first_index: status.first.0, last_index: status.last.0, committed_index: status.committed.0 })
     }
 
     async fn log(&self, range: LogRange) -> Result<Vec<LogEntry>> {
         let LogRange { group, from, limit } = range;
-        let entries = self
-            .look(move |replica| {
-                replica.status(GroupId(group))?;
-                let indexes = from..from.saturating_add(limit as u64);
-                Some(indexes.map_while(|index| replica.entry(GroupId(group), Index(index))).collect::<Vec<_>>())
-            })
-            .await
-            .flatten();
-        let entries = entries.ok_or_else(|| ControlError::NotFound(format!("there is no group {group}")))?;
-        Ok(entries.iter().map(|entry| log_entry(group, entry)).collect())
+        let entries = self.look(move |replica| {
+            let from = from.max(replica.status(GroupId(group))?.first.0);
+            let indexes = from..from.saturating_add(limit as u64);
+            let entries = indexes.map_while(|index| replica.entry(GroupId(group), Index(index)));
+            Some(page(entries, limit, entry_bytes).0)
+        });
+        let entries = entries.await?.ok_or_else(|| no_group(group))?;
+        let rows = blocking(move || {
+            let rows = entries.iter().map(|entry| log_entry(group, entry));
+            page(rows, limit, |row| row.text.len()).0
+        });
+        rows.await
     }
 }
 
@@ -262,6 +283,8 @@ impl Fleet {
             disk_full: self.inner.shared.disk_full.load(Ordering::Relaxed),
             log: self.inner.usage.counters(),
             links: self.inner.link_counters(),
+            checks_not_made: self.inner.health.not_made(),
+            lookups_failed: self.inner.lookups_failed.load(Ordering::Relaxed),
             peers: self
                 .members(&control)
                 .into_iter()
@@ -311,23 +334,29 @@ impl Fleet {
 
     /// Whether this instance leads any group.
     pub(crate) async fn leads_any(&self) -> bool {
-        self.look(|replica| (0..replica.group_count()).any(|group| leads(replica, group))).await == Some(true)
+        self.look(|replica| (0..replica.group_count()).any(|group| leads(replica, group))).await == Ok(true)
     }
 
-    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Replica) -> T + Send + 'static) -> Option<T> {
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Replica) -> T + Send + 'static) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let look = Input::Look(Box::new(move |replica: &Replica| drop(answer.send(look(replica)))));
-        self.put(look).await.ok()?;
-        tokio::time::timeout(PATIENCE, answered).await.ok()?.ok()
+        self.put(look).await?;
+        match tokio::time::timeout(PATIENCE, answered).await {
+            Ok(Ok(seen)) => Ok(seen),
+            // Until it is decided what this instance is, what comes in is dropped.
+            Ok(Err(_)) if self.inner.shared.groups().is_empty() => Err(starting()),
+            Ok(Err(_)) => Err(ControlError::Unavailable("this instance is stopping".to_owned())),
+            Err(_) => Err(ControlError::Unavailable("the replica of this instance did not answer in time".to_owned())),
+        }
     }
 
     async fn submit(&self, command: ControlCommand, again: bool) -> Result<Applied> {
         if self.inner.shared.groups().is_empty() {
-            return Err(ControlError::Unavailable("this instance is starting".to_owned()));
+            return Err(starting());
         }
         let (answer, answered) = oneshot::channel();
         let command = Box::new(command);
-        self.put(Input::Submit { command, patience: PATIENCE, again, answer }).await.map_err(|_| overloaded())?;
+        self.put(Input::Submit { command, patience: PATIENCE, again, answer }).await?;
         self.applied(answered.await)
     }
 
@@ -361,11 +390,18 @@ impl Fleet {
             return Ok(());
         }
         if self.inner.shared.groups().is_empty() {
-            return Err(ControlError::Unavailable("this instance is starting".to_owned()));
+            return Err(starting());
         }
         let (answer, answered) = oneshot::channel();
-        self.put(Input::CatchUp { group, patience: PATIENCE, answer }).await.map_err(|_| overloaded())?;
-        self.applied(answered.await).map(drop)
+        self.put(Input::CatchUp { group, patience: PATIENCE, answer }).await?;
+        match self.applied(answered.await) {
+            Ok(_) => Ok(()),
+            // A read changes nothing.
+            Err(ControlError::UnknownOutcome(_)) => {
+                Err(ControlError::Unavailable("the replica of this instance gave no answer".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn fresh_pins(&self, consistency: Consistency) -> Result<()> {
@@ -496,12 +532,57 @@ fn no_pool(control: &ControlTable, name: &str) -> ControlError {
     ControlError::NotFound(format!("there is no pool {name}; there are {}", names.join(", ")))
 }
 
+/// The pool or server that a change names and that is not there.
+fn missing(control: &ControlTable, name: &str, change: &ServerChange) -> Option<ControlError> {
+    let Some(pool) = control.pool(PoolId::of(name)) else { return Some(no_pool(control, name)) };
+    let (ServerChange::Remove(server) | ServerChange::Drain(server) | ServerChange::Enable(server)) = change else {
+        return None;
+    };
+    if pool.spec.servers.iter().any(|one| one.name == *server) {
+        return None;
+    }
+    let names: Vec<&str> = pool.spec.servers.iter().map(|server| server.name.as_str()).collect();
+    Some(ControlError::NotFound(format!("pool {name} has no server {server}; it has {}", names.join(", "))))
+}
+
+fn no_group(group: u32) -> ControlError {
+    ControlError::NotFound(format!("there is no group {group}"))
+}
+
+fn starting() -> ControlError {
+    ControlError::Unavailable("this instance is starting".to_owned())
+}
+
+/// Rows up to `limit` and [`PAGE_BYTES_MAX`], the first one in any case; and whether there are more.
+fn page<T>(rows: impl Iterator<Item = T>, limit: usize, bytes: impl Fn(&T) -> usize) -> (Vec<T>, bool) {
+    let (mut page, mut total) = (Vec::new(), 0);
+    for row in rows {
+        total += bytes(&row) + ROW_BYTES;
+        if page.len() == limit || (total > PAGE_BYTES_MAX && !page.is_empty()) {
+            return (page, true);
+        }
+        page.push(row);
+    }
+    (page, false)
+}
+
+/// Does what takes a while apart from the threads that carry the links to peers.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ControlError::Internal(error.to_string()))
+}
+
 fn overloaded() -> ControlError {
     ControlError::Overloaded("the replica has more to do than it can take".to_owned())
 }
 
 /// How long a change or a proof may take; below the servers' own limit.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most bytes of one page: what gRPC clients take by default, 4 MiB, less what a message adds.
+const PAGE_BYTES_MAX: usize = (4 << 20) - (64 << 10);
+
+/// What a row takes beside its texts, at most.
+const ROW_BYTES: usize = 64;
 
 /// How long an answer waits for a change to be in force in every group.
 const EFFECTIVE_PATIENCE: Duration = Duration::from_secs(2);
@@ -511,3 +592,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How long a scrape waits for the replica thread.
 const SCRAPE_PATIENCE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

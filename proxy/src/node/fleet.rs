@@ -5,7 +5,11 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
-    sync::{Arc, OnceLock, atomic::Ordering, mpsc::SyncSender},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::SyncSender,
+    },
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,7 @@ use tokio::sync::oneshot;
 use super::{clock::now_ms, disk::DiskUsage, health::Health, input::Input, shared::Shared};
 use crate::{
     choice::{Choice, Chooser, Refusal, Source},
+    control::ControlError,
     metrics::Decisions,
 };
 
@@ -37,6 +42,8 @@ pub(super) struct Inner {
     pub cache_entries: NonZeroUsize,
     /// Addresses of members that are configured by name.
     pub resolved: ArcSwap<HashMap<String, IpAddr>>,
+    /// Look-ups of those that failed.
+    pub lookups_failed: AtomicU64,
     pub transport: OnceLock<Transport>,
     pub usage: Arc<DiskUsage>,
     /// Open connections of a pool, as the data path counts them.
@@ -121,6 +128,7 @@ impl Chooser for Fleet {
     fn relays(&self, backend: BackendId) -> Vec<SocketAddr> {
         let control = self.inner.shared.control();
         let resolved = self.inner.resolved.load();
+        let links = self.inner.links();
         let mut relays = Vec::new();
         for (voter, vote) in control.votes(backend) {
             let Some(member) = control.member(voter) else { continue };
@@ -129,10 +137,11 @@ impl Chooser for Fleet {
             }
             let host = &member.address.host;
             if let Some(address) = host.parse().ok().or_else(|| resolved.get(host).copied()) {
-                relays.push(SocketAddr::new(address, member.address.grpc));
+                let up = links.iter().any(|(label, up)| *label == member.address.label && *up);
+                relays.push((up, SocketAddr::new(address, member.address.grpc)));
             }
         }
-        relays
+        in_order(relays)
     }
 
     fn member(&self, backend: BackendId) -> Option<SocketAddr> {
@@ -206,19 +215,27 @@ impl Fleet {
     }
 
     /// Puts something to the replica, waiting for room for a moment.
-    pub(super) async fn put(&self, input: Input) -> Result<(), Input> {
+    pub(super) async fn put(&self, input: Input) -> Result<(), ControlError> {
         use std::sync::mpsc::TrySendError;
         let mut input = input;
         for _ in 0..PUT_TRIES {
             match self.inner.inputs.try_send(input) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(back)) => input = back,
-                Err(TrySendError::Disconnected(back)) => return Err(back),
+                Err(TrySendError::Disconnected(_)) => {
+                    return Err(ControlError::Unavailable("this instance is stopping. Nothing was done".to_owned()));
+                }
             }
             tokio::time::sleep(PUT_PAUSE).await;
         }
-        Err(input)
+        Err(ControlError::Overloaded("the replica has more to do than it can take".to_owned()))
     }
+}
+
+/// Those whose link is up come first: a vote may be older than the silence of the one that cast it.
+fn in_order(mut relays: Vec<(bool, SocketAddr)>) -> Vec<SocketAddr> {
+    relays.sort_by_key(|(up, _)| !*up);
+    relays.into_iter().map(|(_, address)| address).collect()
 }
 
 /// What a pin names, if the control table here is new enough to know.
@@ -254,3 +271,15 @@ fn refusal_of(refusal: replica::Refusal) -> Refusal {
 
 const PUT_TRIES: usize = 50;
 const PUT_PAUSE: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_whose_link_is_up_are_asked_first() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let relays = vec![(false, address(1)), (true, address(2)), (false, address(3)), (true, address(4))];
+        assert_eq!(in_order(relays), [2, 4, 1, 3].map(address));
+    }
+}

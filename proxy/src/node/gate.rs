@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,11 +15,14 @@ use raftlog::{
     net::{Event, Gate, Inbox, PeerAddress, Refused},
 };
 use replica::{
-    Admission, Birthing, Decision, Founding, Hello, Identity, Known, Reply,
+    Admission, Admitted, Birthing, Decision, Founding, Hello, Identity, Known, Reply,
     birth::RefusedCode,
     storage::{save_identity, save_known},
 };
-use tokio::sync::watch;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::watch,
+};
 use tracing::warn;
 
 use super::{input::Input, shared::Shared};
@@ -29,7 +33,10 @@ pub struct Doorkeeper {
     pub shared: Arc<Shared>,
     pub disk: Arc<dyn Disk>,
     pub inputs: SyncSender<Input>,
+    /// Never held while the disk is waited for: hello, and the replica's thread, need it at any time.
     pub state: Mutex<State>,
+    /// Held while `state` is saved, so that what is newer on disk is never overtaken; locked before `state`.
+    pub saving: Mutex<()>,
     /// Becomes true once the identity is decided.
     pub decided: watch::Sender<bool>,
 }
@@ -55,32 +62,78 @@ impl Doorkeeper {
         self.lock().known.0.iter().map(|(id, life)| (*id, *life)).collect()
     }
 
-    /// The fleet's identity was agreed: it is kept.
-    pub fn born(&self, fleet: flow::FleetId) {
-        let mut state = self.lock();
-        if state.identity.fleet.is_none() {
+    /// The fleet's identity was agreed: it is kept. The replica's thread, which asks, does not wait for the disk.
+    pub fn born(self: &Arc<Self>, fleet: flow::FleetId) {
+        {
+            let mut state = self.lock();
+            if state.identity.fleet.is_some() {
+                return;
+            }
             state.identity.fleet = Some(fleet);
-            if let Err(error) = save_identity(self.disk.as_ref(), &state.identity) {
+        }
+        let this = Arc::clone(self);
+        let saver = thread::Builder::new().name("birth".to_owned()).spawn(move || {
+            let _order = this.save_in_order();
+            if let Err(error) = save_identity(this.disk.as_ref(), &this.identity()) {
                 warn!(%error, "the fleet's uuid could not be stored; it is tried again at the next start");
             }
+        });
+        if let Err(error) = saver {
+            warn!(%error, "no thread to store the fleet's uuid; it is tried again at the next start");
         }
     }
 
     /// A newborn that needs nobody, or that has heard enough, becomes what it is.
     pub fn decide(&self) -> Result<bool, raftlog::wal::WalError> {
-        let mut state = self.lock();
-        let Some(Decision::Become(identity)) = state.birthing.as_ref().map(Birthing::decide) else {
-            return Ok(false);
-        };
-        if identity.fleet.is_none() && !self.may_found(&mut state) {
+        if self.becomes().is_none() {
             return Ok(false);
         }
-        save_identity(self.disk.as_ref(), &identity)?;
-        state.identity = identity;
-        state.birthing = None;
-        drop(state);
-        self.decided.send_replace(true);
-        Ok(true)
+        let saved = aside(|| -> Result<bool, raftlog::wal::WalError> {
+            let _order = self.save_in_order();
+            // Somebody else may have decided meanwhile.
+            let Some(identity) = self.becomes() else { return Ok(false) };
+            save_identity(self.disk.as_ref(), &identity)?;
+            let mut state = self.lock();
+            state.identity = identity;
+            state.birthing = None;
+            Ok(true)
+        })?;
+        if saved {
+            self.decided.send_replace(true);
+        }
+        Ok(saved)
+    }
+
+    /// What a newborn becomes by what is known now.
+    fn becomes(&self) -> Option<Identity> {
+        let mut state = self.lock();
+        let Some(Decision::Become(identity)) = state.birthing.as_ref().map(Birthing::decide) else { return None };
+        (identity.fleet.is_some() || self.may_found(&mut state)).then_some(identity)
+    }
+
+    /// Remembers on disk in which life a peer is known.
+    fn remember(&self, id: flow::InstanceId, life: flow::Incarnation) -> Result<(), raftlog::wal::WalError> {
+        let mut known = self.lock().known.clone();
+        known.0.insert(id, life);
+        save_known(self.disk.as_ref(), &known)?;
+        self.lock().known = known;
+        Ok(())
+    }
+
+    fn judge(&self, hello: &Hello, remote: SocketAddr) -> Result<Admitted, Refused> {
+        let control = self.shared.control();
+        let state = self.lock();
+        let State { identity, known, .. } = &*state;
+        let leaving = &*self.shared.leaving();
+        let admission = Admission { me: identity, founding: &self.founding, control: Some(&control), known, leaving };
+        admission.admit(hello).map_err(|refused| {
+            warn!(label = hello.identity.label, %remote, reason = refused.text, "a peer was not let in");
+            Refused { code: refused.code as u32, text: refused.text }
+        })
+    }
+
+    fn save_in_order(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a majority may found a fleet: once all instances listed have let this one in, or those that do not answer
@@ -111,26 +164,20 @@ impl Gate for Doorkeeper {
 
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
         let hello = Hello::decode(hello).ok_or_else(malformed)?;
-        let control = self.shared.control();
-        let mut state = self.lock();
-        let State { identity, known, .. } = &*state;
-        let leaving = &*self.shared.leaving();
-        let admission = Admission { me: identity, founding: &self.founding, control: Some(&control), known, leaving };
-        let admitted = admission.admit(&hello).map_err(|refused| {
-            warn!(label = hello.identity.label, %remote, reason = refused.text, "a peer was not let in");
-            Refused { code: refused.code as u32, text: refused.text }
-        })?;
+        let mut admitted = self.judge(&hello, remote)?;
         if admitted.new {
             // Remembered on disk before anything else is said to it.
-            let mut known = state.known.clone();
-            known.0.insert(admitted.id, admitted.incarnation);
-            save_known(self.disk.as_ref(), &known).map_err(|error| Refused {
-                code: RefusedCode::Malformed as u32,
-                text: format!("instance {} cannot remember you now: {error}", state.identity.label),
+            admitted = aside(|| {
+                let _order = self.save_in_order();
+                // Another life of it may have been let in meanwhile.
+                let admitted = self.judge(&hello, remote)?;
+                self.remember(admitted.id, admitted.incarnation).map_err(|error| Refused {
+                    code: RefusedCode::Malformed as u32,
+                    text: format!("instance {} cannot remember you now: {error}", self.identity().label),
+                })?;
+                Ok(admitted)
             })?;
-            state.known = known;
         }
-        drop(state);
         // Full: the leader learns of it with the next link.
         drop(self.inputs.try_send(Input::PeerSeen(admitted.id, admitted.incarnation)));
         Ok((NodeId(admitted.id.0), admitted.reply.encode().into()))
@@ -198,6 +245,17 @@ impl Inbox for NetInbox {
 /// How long the birth of a fleet waits for listed instances that do not answer: longer than a dial and its hello.
 const BIRTH_PATIENCE: Duration = Duration::from_secs(4);
 
+/// Does what waits for the disk so that the other tasks of this thread, if it is a runtime's, go on elsewhere.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 fn malformed() -> Refused {
     Refused { code: RefusedCode::Malformed as u32, text: "the hello makes no sense".to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

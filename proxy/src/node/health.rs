@@ -1,13 +1,15 @@
 //! Health checks of this instance: probes every backend, counts rise and fall, and votes.
 //!
 //! One task owns all counters; probes are tasks of their own that end within their timeout. An unknown backend is
-//! probed quickly, so that a fleet that starts does not wait out its intervals.
+//! probed quickly, so that a fleet that starts does not wait out its intervals. A check that this instance could not
+//! make, for want of ports or descriptors, says nothing of the backend: it is counted, and made again.
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
     time::Duration,
@@ -16,19 +18,21 @@ use std::{
 use flow::{BackendId, HealthCounter, HealthKind, HealthSpec, PoolSpec, View, control::identity};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     runtime::Handle,
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::input::Input;
+use crate::traffic::socket::{self, Blame};
 
 /// Asks the health task for more than its rhythm. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     requests: mpsc::Sender<Request>,
+    not_made: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +51,24 @@ impl Health {
     ) -> Self {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (results, results_receiver) = mpsc::channel(REQUESTS_MAX);
-        let task = Task { own, inputs, backends: HashMap::new(), untold: BTreeMap::new(), results };
+        let not_made = Arc::new(AtomicU64::new(0));
+        let task = Task {
+            own,
+            inputs,
+            backends: HashMap::new(),
+            lives: 0,
+            untold: BTreeMap::new(),
+            results,
+            not_made: Arc::clone(&not_made),
+            warned: None,
+        };
         runtime.spawn(task.run(pools, receiver, results_receiver));
-        Self { requests }
+        Self { requests, not_made }
+    }
+
+    /// How many checks this instance could not make, for want of ports, descriptors or memory.
+    pub fn not_made(&self) -> u64 {
+        self.not_made.load(Ordering::Relaxed)
     }
 
     /// Looks at a backend at once.
@@ -68,12 +87,34 @@ struct Task {
     own: IpAddr,
     inputs: SyncSender<Input>,
     backends: HashMap<BackendId, Backend>,
+    /// How many backends were ever followed.
+    lives: u64,
     /// Views that the replica has yet to hear of, the newest of each backend: its queue may be full for a moment.
     untold: BTreeMap<BackendId, View>,
-    results: mpsc::Sender<(BackendId, bool, bool)>,
+    results: mpsc::Sender<Probed>,
+    not_made: Arc<AtomicU64>,
+    /// When it was last said that a check could not be made.
+    warned: Option<Instant>,
+}
+
+/// What came of a probe.
+struct Probed {
+    backend: BackendId,
+    life: u64,
+    urgent: bool,
+    seen: Seen,
+}
+
+enum Seen {
+    Good,
+    Bad,
+    /// This instance could not look.
+    Nothing(std::io::Error),
 }
 
 struct Backend {
+    /// Tells it from an earlier one of the same identity, whose probes may still be on their way.
+    life: u64,
     name: String,
     address: SocketAddr,
     spec: HealthSpec,
@@ -89,7 +130,7 @@ impl Task {
         mut self,
         mut pools: watch::Receiver<Arc<Vec<PoolSpec>>>,
         mut requests: mpsc::Receiver<Request>,
-        mut results: mpsc::Receiver<(BackendId, bool, bool)>,
+        mut results: mpsc::Receiver<Probed>,
     ) {
         self.follow(&pools.borrow_and_update().clone());
         loop {
@@ -109,7 +150,7 @@ impl Task {
                     Some(Request::ConnectFailed(id)) => self.failed(id),
                     None => return,
                 },
-                Some((id, ok, urgent)) = results.recv() => self.result(id, ok, urgent),
+                Some(probed) = results.recv() => self.result(probed),
                 () = sleep_until(next) => {
                     let now = Instant::now();
                     let due: Vec<BackendId> = self.backends.iter()
@@ -134,18 +175,26 @@ impl Task {
                 members.insert(identity(pool, server), (name, server.socket_address(), pool.health.clone()));
             }
         }
+        // What was seen of one that is gone is no vote for it, should it come back.
+        let gone = self.backends.keys().filter(|id| !members.contains_key(id)).copied();
+        self.untold.extend(gone.map(|id| (id, View::Unknown)).collect::<Vec<_>>());
         self.backends.retain(|id, backend| members.get(id).is_some_and(|(_, _, spec)| *spec == backend.spec));
         for (id, (name, address, spec)) in members {
-            self.backends.entry(id).or_insert_with(|| Backend {
-                name,
-                address,
-                counter: HealthCounter::new(spec.rise, spec.fall),
-                spec,
-                next: Instant::now(),
-                probing: false,
-                urgent: false,
+            self.backends.entry(id).or_insert_with(|| {
+                self.lives += 1;
+                Backend {
+                    life: self.lives,
+                    name,
+                    address,
+                    counter: HealthCounter::new(spec.rise, spec.fall),
+                    spec,
+                    next: Instant::now(),
+                    probing: false,
+                    urgent: false,
+                }
             });
         }
+        self.tell();
     }
 
     fn probe(&mut self, id: BackendId, urgent: bool) {
@@ -158,18 +207,35 @@ impl Task {
         } else {
             backend.probing = true;
         }
-        let (own, address, spec, results) = (self.own, backend.address, backend.spec.clone(), self.results.clone());
+        let (own, address, spec, life) = (self.own, backend.address, backend.spec.clone(), backend.life);
+        let results = self.results.clone();
         tokio::spawn(async move {
-            let limit = Duration::from_millis(spec.timeout_ms);
-            let ok = timeout(limit, check(own, address, &spec.kind)).await.is_ok_and(|result| result.is_ok());
+            let seen = look(own, address, &spec).await;
             // The task is gone only at the end.
-            results.send((id, ok, urgent)).await.ok();
+            results.send(Probed { backend: id, life, urgent, seen }).await.ok();
         });
     }
 
-    fn result(&mut self, id: BackendId, ok: bool, urgent: bool) {
-        let Some(backend) = self.backends.get_mut(&id) else { return };
-        let change = if urgent && !ok { backend.counter.fail_now() } else { backend.counter.observe(ok) };
+    fn result(&mut self, probed: Probed) {
+        let Probed { backend: id, life, urgent, seen } = probed;
+        let Some(backend) = self.backends.get_mut(&id).filter(|backend| backend.life == life) else { return };
+        let change = match seen {
+            Seen::Good => backend.counter.observe(true),
+            Seen::Bad if urgent => backend.counter.fail_now(),
+            Seen::Bad => backend.counter.observe(false),
+            Seen::Nothing(error) => {
+                self.not_made.fetch_add(1, Ordering::Relaxed);
+                if self.warned.is_none_or(|warned| warned.elapsed() >= NOT_MADE_WARNING) {
+                    self.warned = Some(Instant::now());
+                    warn!(
+                        backend = backend.name,
+                        %error,
+                        "a health check could not be made: this instance lacks ports, descriptors or its own address"
+                    );
+                }
+                None
+            }
+        };
         if urgent {
             backend.urgent = false;
         } else {
@@ -210,13 +276,21 @@ impl Task {
     }
 }
 
-/// One check, from the instance's own address.
-async fn check(own: IpAddr, address: SocketAddr, kind: &HealthKind) -> std::io::Result<()> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if own.is_ipv4() == address.is_ipv4() {
-        socket.bind(SocketAddr::new(own, 0))?;
+/// One look at a backend, within its timeout.
+async fn look(own: IpAddr, address: SocketAddr, spec: &HealthSpec) -> Seen {
+    let limit = Duration::from_millis(spec.timeout_ms);
+    match timeout(limit, check(own, address, limit, &spec.kind)).await {
+        Ok(Ok(())) => Seen::Good,
+        Ok(Err(error)) if socket::blame(&error) == Blame::Us => Seen::Nothing(error),
+        Ok(Err(_)) | Err(_) => Seen::Bad,
     }
-    let mut stream = socket.connect(address).await?;
+}
+
+/// One check, from the instance's own address.
+async fn check(own: IpAddr, address: SocketAddr, limit: Duration, kind: &HealthKind) -> std::io::Result<()> {
+    let mut stream = socket::connect(own, address, limit).await?;
+    // Whoever closes first keeps the port for a minute, and hundreds of checks a second would use all of them up.
+    socket::reset_on_close(&stream);
     match kind {
         HealthKind::Tcp => Ok(()),
         HealthKind::Http { path, expect } => {
@@ -266,3 +340,9 @@ const TELL_AGAIN: Duration = Duration::from_millis(10);
 
 /// The start of an answer that is enough to read its status.
 const STATUS_LINE_BYTES: usize = 12;
+
+/// How often it is said that checks cannot be made, at most.
+const NOT_MADE_WARNING: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

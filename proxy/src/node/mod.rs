@@ -17,6 +17,7 @@ mod fleet;
 mod gate;
 mod health;
 mod input;
+mod names;
 mod seen;
 mod shared;
 mod start;

@@ -1,5 +1,7 @@
 //! What there is to see of a replica: groups, roles, entries of the log.
 
+use std::fmt::{self, Write};
+
 use flow::{ControlCommand, ControlTable, InstanceId};
 use raftlog::{
     GroupId,
@@ -26,7 +28,7 @@ fn group_status(replica: &Replica, group: GroupId, now_ms: u64) -> Option<GroupS
             (view.lease.until_ms, vec![table])
         }
         None => {
-            let rows = control.kv_list("").count() as u64;
+            let rows = control.kv_len() as u64;
             let table = TableStatus { name: "control".to_owned(), rows, digest: control.digest() };
             (replica.control_lease().until_ms, vec![table])
         }
@@ -62,19 +64,114 @@ pub fn standing(control: &ControlTable, role: Option<GroupRole>) -> Standing {
     Standing { role: role_now, term: role.term.0, leader }
 }
 
-/// An entry as it is shown.
+/// An entry as it is shown: what is long is cut.
 pub fn log_entry(group: u32, entry: &Committed) -> LogEntry {
     let (kind, text) = match &entry.content {
-        Content::Empty => ("empty".to_owned(), "a leader's first entry".to_owned()),
-        Content::Members(members) => ("members".to_owned(), format!("{members:?}")),
-        Content::Data { origin, data, .. } => {
-            let text = if group == 0 {
-                ControlCommand::decode(data).map(|command| format!("{command:?}"))
-            } else {
-                flow::PinCommand::decode(data).map(|command| format!("{command:?}"))
-            };
-            ("command".to_owned(), format!("from {origin}: {}", text.unwrap_or_else(|error| error.to_string())))
-        }
+        Content::Empty => ("empty", "a leader's first entry".to_owned()),
+        Content::Members(members) => ("members", short(format_args!("{members:?}"))),
+        Content::Data { origin, data, .. } => ("command", format!("from {origin}: {}", command_text(group, data))),
     };
-    LogEntry { group, index: entry.index.0, term: entry.term.0, kind, text }
+    LogEntry { group, index: entry.index.0, term: entry.term.0, kind: kind.to_owned(), text }
+}
+
+/// The bytes of an entry that it takes to show it.
+pub fn entry_bytes(entry: &Committed) -> usize {
+    match &entry.content {
+        Content::Data { data, .. } => data.len(),
+        Content::Empty | Content::Members(_) => 0,
+    }
+}
+
+fn command_text(group: u32, data: &[u8]) -> String {
+    if group != 0 {
+        let command = flow::PinCommand::decode(data);
+        return command.map_or_else(|error| error.to_string(), |command| short(format_args!("{command:?}")));
+    }
+    match ControlCommand::decode(data) {
+        Ok(ControlCommand::KvPut { key, value, if_revision }) => {
+            let value = value_text(&value);
+            short(format_args!("KvPut {{ key: {key:?}, value: {value}, if_revision: {if_revision:?} }}"))
+        }
+        Ok(command) => short(format_args!("{command:?}")),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A value's length and how it begins.
+fn value_text(value: &[u8]) -> String {
+    let start = value.get(..VALUE_BYTES_SHOWN).unwrap_or(value);
+    let more = if start.len() < value.len() { "..." } else { "" };
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => Some(text),
+        // The cut may go through a character.
+        Err(error) if error.error_len().is_none() && !more.is_empty() => {
+            start.get(..error.valid_up_to()).and_then(|good| std::str::from_utf8(good).ok())
+        }
+        Err(_) => None,
+    };
+    match text {
+        Some(text) => format!("{} bytes {text:?}{more}", value.len()),
+        None => format!("{} bytes, no text", value.len()),
+    }
+}
+
+/// `text` up to [`TEXT_BYTES_MAX`]; the rest is not even made.
+fn short(text: fmt::Arguments<'_>) -> String {
+    let mut short = Short(String::new());
+    if short.write_fmt(text).is_err() {
+        short.0.push_str("... (cut)");
+    }
+    short.0
+}
+
+struct Short(String);
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = TEXT_BYTES_MAX.saturating_sub(self.0.len());
+        let end = text.floor_char_boundary(room);
+        self.0.push_str(text.get(..end).unwrap_or_default());
+        if end == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// Bytes of a value that its entry shows.
+const VALUE_BYTES_SHOWN: usize = 256;
+
+/// Most bytes of an entry's text.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use raftlog::{Index, NodeId, Term};
+
+    use super::*;
+
+    fn shown(command: &ControlCommand) -> String {
+        let data = command.encode().into();
+        let content = Content::Data { origin: NodeId(1), token: 1, data };
+        log_entry(0, &Committed { index: Index(1), term: Term(1), time_ms: 0, content }).text
+    }
+
+    fn put(value: &[u8]) -> String {
+        shown(&ControlCommand::KvPut { key: "k".to_owned(), value: value.to_vec(), if_revision: None })
+    }
+
+    #[test]
+    fn values_are_shown_as_text_and_cut() {
+        assert_eq!(put(b"blue"), "from 1: KvPut { key: \"k\", value: 4 bytes \"blue\", if_revision: None }");
+        assert!(put(b"\xff\x00").contains("value: 2 bytes, no text"), "{}", put(b"\xff\x00"));
+        let large = put(&vec![b'x'; 256 << 10]);
+        assert!(large.contains("value: 262144 bytes \"xxx") && large.contains("xxx\"...,"), "{large}");
+        assert!(large.len() < 400, "{}", large.len());
+        // 256 is no multiple of 3: the cut goes through a character.
+        let wide = put("\u{20ac}".repeat(1_000).as_bytes());
+        assert!(wide.contains(&format!("3000 bytes \"{}\"...", "\u{20ac}".repeat(85))), "{wide}");
+    }
+
+    #[test]
+    fn a_long_command_is_cut() {
+        let text = shown(&ControlCommand::KvDelete { key: "k".repeat(100_000), if_revision: None });
+        assert!(text.ends_with("... (cut)") && text.len() < TEXT_BYTES_MAX + 100, "{}", text.len());
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -37,6 +37,7 @@ use super::{
     gate::{Doorkeeper, NetInbox, State},
     health::Health,
     input::Input,
+    names,
     shared::Shared,
 };
 use crate::{
@@ -150,6 +151,7 @@ impl Node {
             inputs: inputs.clone(),
             decided: watch::Sender::new(birthing.is_none()),
             state: Mutex::new(State { identity, known, birthing, answered: BTreeSet::new(), majority_since: None }),
+            saving: Mutex::new(()),
         });
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let options = Options { local_address: Some(own), ..Options::default() };
@@ -166,6 +168,7 @@ impl Node {
                 decisions,
                 cache_entries: NonZeroUsize::new(config.fleet.limits.cache_entries).unwrap_or(NonZeroUsize::MIN),
                 resolved: ArcSwap::from_pointee(HashMap::new()),
+                lookups_failed: AtomicU64::new(0),
                 transport: OnceLock::from(transport.clone()),
                 usage: Arc::clone(&usage),
                 connections: OnceLock::new(),
@@ -193,7 +196,7 @@ impl Node {
         let peers = peers(&founding, label);
         transport.set_peers(peers.clone())?;
         begin.when_decided(receiver, peers)?;
-        runtime.spawn(resolve_members(fleet.clone(), shared.controls()));
+        runtime.spawn(names::keep(fleet.clone(), shared.controls()));
         Ok(Self { fleet, shared, transport, inputs, threads, stopping })
     }
 
@@ -467,34 +470,6 @@ fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<
         }
     };
     Ok((disk, identity))
-}
-
-/// Looks up members that are configured by name, whenever the members may have changed.
-async fn resolve_members(fleet: Fleet, mut controls: watch::Receiver<()>) {
-    let mut known: Vec<String> = Vec::new();
-    while controls.changed().await.is_ok() {
-        let names: Vec<String> = {
-            let control = fleet.inner.shared.control();
-            let hosts = control.members().map(|(_, member)| member.address.host.clone());
-            hosts.filter(|host| host.parse::<IpAddr>().is_err()).collect()
-        };
-        if names == known {
-            continue;
-        }
-        let mut resolved = HashMap::new();
-        for name in &names {
-            if let Ok(mut addresses) = tokio::net::lookup_host((name.as_str(), 0)).await
-                && let Some(address) = addresses.next()
-            {
-                resolved.insert(name.clone(), address.ip());
-            }
-        }
-        // What could not be looked up is tried again with the next news.
-        if resolved.len() == names.len() {
-            known = names;
-        }
-        fleet.set_resolved(resolved);
-    }
 }
 
 /// An instance's address as text, as peers dial it.

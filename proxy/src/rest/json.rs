@@ -342,6 +342,9 @@ pub struct LogJson {
     pub committed_index: u64,
     /// Some of its entries, in order.
     pub entries: Vec<LogEntryJson>,
+    /// The `from` of the next page; none at the end.
+    #[serde(default)]
+    pub next: Option<u64>,
 }
 
 /// `/log/{n}`.
@@ -517,11 +520,13 @@ impl LogJson {
     /// Entries of a group's log of that size.
     #[must_use]
     pub fn new(group: u32, size: LogSize, entries: Vec<LogEntry>) -> Self {
+        let next = entries.last().map(|entry| entry.index + 1).filter(|next| *next <= size.last_index);
         Self {
             group,
             first_index: size.first_index,
             last_index: size.last_index,
             committed_index: size.committed_index,
+            next,
             entries: entries.into_iter().map(|entry| LogEntryJson::new(entry, size.committed_index)).collect(),
         }
     }

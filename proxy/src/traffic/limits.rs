@@ -57,6 +57,8 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const TICK: Duration = Duration::from_millis(200);
 /// How much busier than the idlest worker one may be before it gives a new connection away.
 pub const IMBALANCE_MAX: usize = 16;
+/// How long a pool whose workers could not accept waits before it listens again.
+pub const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// First wait after a failed bind; doubles.
 pub const BIND_BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest wait between two attempts to bind.
@@ -74,8 +76,16 @@ pub const RELAY_FRAMES_QUEUED: usize = 8;
 pub const RELAY_CHUNK_BYTES: usize = 32 * 1024;
 /// Most bytes in one relayed frame that this instance takes.
 pub const RELAY_FRAME_BYTES_MAX: usize = 256 * 1024;
-/// Channels to peers kept open for relaying.
+/// Peers to which channels are kept open for relaying.
 pub const RELAY_CHANNELS_MAX: usize = 64;
+/// Relayed connections that share one channel, each a stream of its own; below what a peer's port allows.
+pub const RELAYS_PER_CHANNEL: usize = 200;
+/// Channels to one peer at most.
+pub const RELAY_CHANNELS_PER_PEER_MAX: usize = 64;
+/// Bytes that may be on their way to a client of one relayed connection. One that takes nothing holds as many back.
+pub const RELAY_STREAM_WINDOW: u32 = 64 * 1024;
+/// The same for all streams of a channel: room for each, so that none that is not read can stall the others.
+pub const RELAY_CHANNEL_WINDOW: u32 = 256 * RELAY_STREAM_WINDOW;
 /// How often a silent channel to a peer is asked whether it lives.
 pub const RELAY_PING: Duration = Duration::from_secs(5);
 /// Longest connect that a relaying instance makes for another.

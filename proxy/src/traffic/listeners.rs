@@ -2,14 +2,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use ahash::AHashMap;
 use flow::{Bind, PoolId, PoolSpec, Protocol};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -46,6 +46,8 @@ pub(super) struct Supervisor<C: Chooser> {
     /// Pools that are gone but still have connections; one that comes back is the same pool again.
     retired: AHashMap<PoolId, Weak<Pool>>,
     status: watch::Sender<Listeners>,
+    /// Told when a worker can no longer accept.
+    stopped: Arc<Notify>,
 }
 
 /// A pool and its listener.
@@ -64,13 +66,24 @@ struct Wanted {
 }
 
 enum Listener {
-    Open { address: SocketAddr, close: watch::Sender<bool>, accepting: Vec<JoinHandle<std::io::Result<()>>> },
-    Failed { error: String, next: Instant, backoff: Duration },
+    Open {
+        address: SocketAddr,
+        close: watch::Sender<bool>,
+        accepting: Vec<JoinHandle<std::io::Result<()>>>,
+        /// Why a worker can no longer accept, once one cannot.
+        stopped: Arc<OnceLock<String>>,
+    },
+    Failed {
+        error: String,
+        next: Instant,
+        backoff: Duration,
+    },
 }
 
 impl<C: Chooser> Supervisor<C> {
     pub(super) fn new(serving: Arc<Serving<C>>, own: IpAddr, status: watch::Sender<Listeners>) -> Self {
-        Self { serving, own, entries: AHashMap::new(), retired: AHashMap::new(), status }
+        let stopped = Arc::new(Notify::new());
+        Self { serving, own, entries: AHashMap::new(), retired: AHashMap::new(), status, stopped }
     }
 
     /// Follows `pools` until `phase` is no longer [`Phase::Serving`]; then closes all listeners.
@@ -93,11 +106,13 @@ impl<C: Chooser> Supervisor<C> {
                     follow = followed;
                 }
                 () = sleep_until(retry.unwrap_or(never)), if retry.is_some() => {}
+                () = self.stopped.notified() => {}
             }
             if follow {
                 let specs = Arc::clone(&pools.borrow_and_update());
                 self.follow(&specs).await;
             }
+            self.close_stopped().await;
             self.open_due();
             self.publish();
         }
@@ -105,6 +120,19 @@ impl<C: Chooser> Supervisor<C> {
             entry.listener.close().await;
         }
         self.publish();
+    }
+
+    /// For tests: listens for `specs`, and a worker cannot accept.
+    #[cfg(test)]
+    pub(super) async fn stopped(mut self, specs: &[PoolSpec]) -> Self {
+        self.follow(specs).await;
+        self.open_due();
+        for entry in self.entries.values() {
+            if let Listener::Open { stopped, .. } = &entry.listener {
+                stop(stopped, &self.stopped, &std::io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+        }
+        self
     }
 
     /// Makes the listeners those of `specs`: closes first, so that pools may exchange their ports.
@@ -140,6 +168,20 @@ impl<C: Chooser> Supervisor<C> {
         }
     }
 
+    /// Closes the listeners that not every worker accepts from, to open them anew: clients would wait there in vain.
+    async fn close_stopped(&mut self) {
+        for entry in self.entries.values_mut() {
+            let Listener::Open { stopped, .. } = &entry.listener else { continue };
+            let Some(error) = stopped.get().cloned() else { continue };
+            let (pool, address) = (entry.pool.spec().name.clone(), entry.wanted.address);
+            error!(pool, %address, error, "a worker cannot accept, will listen again");
+            self.serving.shared.metrics.accept_errors.inc();
+            let next = Instant::now() + limits::ACCEPT_RETRY;
+            let failed = Listener::Failed { error, next, backoff: Duration::ZERO };
+            std::mem::replace(&mut entry.listener, failed).close().await;
+        }
+    }
+
     /// Opens the listeners whose time has come.
     fn open_due(&mut self) {
         let now = Instant::now();
@@ -149,7 +191,7 @@ impl<C: Chooser> Supervisor<C> {
                 continue;
             }
             let first_time = error.is_empty();
-            entry.listener = match entry.open(&self.serving) {
+            entry.listener = match entry.open(&self.serving, &self.stopped) {
                 Ok(listener) => listener,
                 Err(reason) => {
                     let (pool, address) = (entry.pool.spec().name.clone(), entry.wanted.address);
@@ -196,20 +238,23 @@ impl Wanted {
 
 impl Entry {
     /// Opens the listener, with one accepting task on every worker.
-    fn open<C: Chooser>(&self, serving: &Arc<Serving<C>>) -> std::io::Result<Listener> {
+    fn open<C: Chooser>(&self, serving: &Arc<Serving<C>>, news: &Arc<Notify>) -> std::io::Result<Listener> {
         if self.wanted.protocol == Protocol::Udp {
             return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "this version serves no UDP pools"));
         }
         let socket = Arc::new(socket::listen(self.wanted.address, self.wanted.vip)?);
         let address = socket.local_addr()?;
         let (close, closed) = watch::channel(false);
+        let stopped = Arc::new(OnceLock::new());
         let accept = |(worker, handle): (usize, &tokio::runtime::Handle)| {
             let (pool, socket) = (Arc::clone(&self.pool), Arc::clone(&socket));
-            handle.spawn(accept_all(Arc::clone(serving), worker, pool, self.wanted.protocol, socket, closed.clone()))
+            let (stopped, news) = (Arc::clone(&stopped), Arc::clone(news));
+            let accepting = accept_all(Arc::clone(serving), worker, pool, self.wanted.protocol, socket, closed.clone());
+            handle.spawn(async move { accepting.await.inspect_err(|error| stop(&stopped, &news, error)) })
         };
         let accepting = serving.workers.handles().enumerate().map(accept).collect();
         info!(pool = self.pool.spec().name, %address, "listening");
-        Ok(Listener::Open { address, close, accepting })
+        Ok(Listener::Open { address, close, accepting, stopped })
     }
 
     fn status(&self) -> ListenerStatus {
@@ -229,7 +274,7 @@ impl Listener {
 
     /// Closes the socket; done when its port is free.
     async fn close(self) {
-        let Self::Open { address, close, accepting } = self else { return };
+        let Self::Open { address, close, accepting, .. } = self else { return };
         close.send_replace(true);
         for task in accepting {
             match task.await {
@@ -240,6 +285,13 @@ impl Listener {
             }
         }
     }
+}
+
+/// A worker cannot accept, for this reason.
+fn stop(stopped: &OnceLock<String>, news: &Notify, error: &std::io::Error) {
+    // The first reason is told.
+    stopped.set(format!("a worker cannot accept: {error}")).ok();
+    news.notify_one();
 }
 
 /// What stands in the way of listening on `address`, in words that say what to do.

@@ -11,7 +11,7 @@ mod listeners;
 mod pool;
 mod proxy_protocol;
 pub mod relay;
-mod socket;
+pub(crate) mod socket;
 mod splice;
 mod tcp;
 mod tunnel;

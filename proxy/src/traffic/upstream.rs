@@ -143,10 +143,15 @@ impl<C: Chooser> Shared<C> {
         }
     }
 
-    /// The connection to `choice` through the first peer that can make it.
+    /// The connection to `choice` through the first peer that can make it. Each has its share of the time that is left:
+    /// one that is silent does not keep the next from being asked.
     async fn relay(&self, spec: &PoolSpec, client: SocketAddr, choice: &Choice, deadline: Instant) -> Option<Carried> {
-        for peer in self.chooser.relays(choice.backend).into_iter().take(limits::RELAY_PEERS_MAX) {
-            match self.caller.open(peer, choice.backend, client, spec, deadline).await {
+        let peers = self.chooser.relays(choice.backend);
+        let count = peers.len().min(limits::RELAY_PEERS_MAX);
+        for (asked, peer) in peers.into_iter().take(count).enumerate() {
+            let now = Instant::now();
+            let share = deadline.saturating_duration_since(now) / u32::try_from(count - asked).unwrap_or(1);
+            match self.caller.open(peer, choice.backend, client, spec, now + share).await {
                 Ok(carried) => return Some(carried),
                 Err(error) => debug!(pool = spec.name, backend = &*choice.name, %peer, %error, "peer does not relay"),
             }

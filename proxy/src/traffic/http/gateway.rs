@@ -177,6 +177,7 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
                 Ok(peer)
             }
             Err(reason) => {
+                request.session = None;
                 request.refused = Some(reason);
                 Error::e_explain(HTTPStatus(503), reason.label())
             }
@@ -221,10 +222,13 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
         };
         match fault {
             Some(fault) => {
+                // It serves nothing, and whatever is answered is not its answer.
+                request.session = None;
                 request.failed = Some(fault);
                 error.set_retry(true);
             }
             None if *error.etype() == InternalError => {
+                request.session = None;
                 request.refused = Some(RefusedFor::Exhausted);
                 error.set_retry(false);
             }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -12,7 +12,7 @@ use flow::{BackendId, PoolSpec};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -27,14 +27,24 @@ use crate::traffic::{
     tunnel::{End, Rhythm},
 };
 
-/// Opens relayed connections; keeps one channel per peer.
+/// Opens relayed connections; keeps as many channels to each peer as they need.
 pub struct Caller {
     own: IpAddr,
-    channels: Mutex<AHashMap<SocketAddr, Channel>>,
+    channels: Mutex<AHashMap<SocketAddr, Vec<Lane>>>,
+}
+
+/// A channel, and its seats that are free.
+struct Lane {
+    channel: Channel,
+    seats: Arc<Semaphore>,
 }
 
 /// A connection that a peer carries, before its first byte.
-pub struct Carried(Box<Link>);
+pub struct Carried {
+    link: Box<Link>,
+    /// Its place in the channel.
+    seat: OwnedSemaphorePermit,
+}
 
 /// Why a peer did not relay.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +55,9 @@ pub enum CallError {
     /// The peer's address makes no channel.
     #[error("no channel to the peer: {0}")]
     Channel(#[from] tonic::transport::Error),
+    /// All channels to the peer are full.
+    #[error("as many connections go through the peer as may")]
+    Full,
     /// The peer says why it has no connection.
     #[error("the peer has no connection: {message} ({reason})")]
     Failed {
@@ -77,50 +90,81 @@ impl Caller {
         spec: &PoolSpec,
         deadline: Instant,
     ) -> Result<Carried, CallError> {
-        let channel = self.channel(peer)?;
+        let (channel, seat) = self.seat(peer)?;
         let connect = proto::Connect {
             backend: backend.0,
             client: client.to_string(),
             connect_timeout_ms: spec.connect_timeout_ms.try_into().unwrap_or(u32::MAX),
             idle_timeout_ms: spec.idle_timeout_ms,
         };
-        tokio::time::timeout_at(deadline.into(), connected(channel, connect))
-            .await
-            .map_err(|_elapsed| CallError::Timeout)?
+        let connected = tokio::time::timeout_at(deadline.into(), connected(channel, connect)).await;
+        let link = connected.map_err(|_elapsed| CallError::Timeout)??;
+        Ok(Carried { link, seat })
     }
 
-    fn channel(&self, peer: SocketAddr) -> Result<Channel, CallError> {
+    /// How many channels there are to `peer`.
+    #[cfg(test)]
+    pub fn channels_to(&self, peer: SocketAddr) -> usize {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).map_or(0, Vec::len)
+    }
+
+    /// A place in a channel to `peer`: in the first that has one, or in a new one.
+    fn seat(&self, peer: SocketAddr) -> Result<(Channel, OwnedSemaphorePermit), CallError> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(&peer) {
-            return Ok(channel.clone());
+        if channels.len() >= limits::RELAY_CHANNELS_MAX && !channels.contains_key(&peer) {
+            // More peers than a fleet has: old addresses. Open streams keep their channels.
+            channels.clear();
         }
+        let lanes = channels.entry(peer).or_default();
+        // One that is free is kept, so that none is made and dropped with every connection.
+        while lanes.iter().rev().take(2).filter(|lane| lane.is_free()).count() == 2 {
+            lanes.pop();
+        }
+        for lane in &*lanes {
+            if let Ok(seat) = Arc::clone(&lane.seats).try_acquire_owned() {
+                return Ok((lane.channel.clone(), seat));
+            }
+        }
+        if lanes.len() >= limits::RELAY_CHANNELS_PER_PEER_MAX {
+            return Err(CallError::Full);
+        }
+        let lane = Lane::new(self.own, peer)?;
+        let seat = Arc::clone(&lane.seats).try_acquire_owned().map_err(|_none| CallError::Full)?;
+        let channel = lane.channel.clone();
+        lanes.push(lane);
+        Ok((channel, seat))
+    }
+}
+
+impl Lane {
+    fn new(own: IpAddr, peer: SocketAddr) -> Result<Self, CallError> {
         let mut endpoint = Endpoint::from_shared(format!("http://{peer}"))?
             .connect_timeout(limits::RELAY_CONNECT_MAX)
             .http2_keep_alive_interval(limits::RELAY_PING)
             .keep_alive_timeout(limits::RELAY_PING)
+            .initial_stream_window_size(limits::RELAY_STREAM_WINDOW)
+            .initial_connection_window_size(limits::RELAY_CHANNEL_WINDOW)
             .tcp_nodelay(true);
-        if self.own.is_ipv4() == peer.is_ipv4() && !self.own.is_unspecified() {
-            endpoint = endpoint.local_address(Some(self.own));
+        if own.is_ipv4() == peer.is_ipv4() && !own.is_unspecified() {
+            endpoint = endpoint.local_address(Some(own));
         }
-        if channels.len() >= limits::RELAY_CHANNELS_MAX {
-            // More peers than a fleet has: old addresses. Open streams keep their channels.
-            channels.clear();
-        }
-        let channel = endpoint.connect_lazy();
-        channels.insert(peer, channel.clone());
-        Ok(channel)
+        Ok(Self { channel: endpoint.connect_lazy(), seats: Arc::new(Semaphore::new(limits::RELAYS_PER_CHANNEL)) })
+    }
+
+    fn is_free(&self) -> bool {
+        self.seats.available_permits() == limits::RELAYS_PER_CHANNEL
     }
 }
 
 /// The stream, once the peer said `connected`.
-async fn connected(channel: Channel, connect: proto::Connect) -> Result<Carried, CallError> {
+async fn connected(channel: Channel, connect: proto::Connect) -> Result<Box<Link>, CallError> {
     let (outbound, frames) = mpsc::channel(limits::RELAY_FRAMES_QUEUED);
     let first = RelayFrame { frame: Some(Frame::Connect(connect)) };
     outbound.send(first).await.map_err(|_closed| CallError::Protocol)?;
     let mut client = RelayClient::new(channel).max_decoding_message_size(limits::RELAY_FRAME_BYTES_MAX);
     let mut inbound = client.open(ReceiverStream::new(frames)).await?.into_inner();
     match inbound.message().await?.and_then(|answer| answer.frame) {
-        Some(Frame::Connected(_)) => Ok(Carried(Box::new(Link { inbound, outbound }))),
+        Some(Frame::Connected(_)) => Ok(Box::new(Link { inbound, outbound })),
         Some(Frame::Failed(failed)) => {
             Err(CallError::Failed { reason: failed.reason().as_str_name(), message: failed.message })
         }
@@ -141,7 +185,10 @@ pub async fn carry_client(
         counters.received.inc_by(received);
         counters.sent.inc_by(sent);
     };
-    match pump(client, *carried.0, first, rhythm, tally, touch).await {
+    let Carried { link, seat } = carried;
+    let ended = pump(client, *link, first, rhythm, tally, touch).await;
+    drop(seat);
+    match ended {
         Ended::Closed => End::Closed,
         Ended::Socket => End::ClientReset,
         Ended::Link => {
@@ -155,5 +202,7 @@ pub async fn carry_client(
 /// Carries what another part of this process says on `socket` through `carried`. Whoever holds the other end counts the
 /// bytes and refreshes the pin.
 pub async fn carry_local<S: AsyncRead + AsyncWrite + AsFd + Unpin>(socket: S, carried: Carried, rhythm: Rhythm) {
-    pump(socket, *carried.0, Vec::new(), rhythm, |_, _| {}, || {}).await;
+    let Carried { link, seat } = carried;
+    pump(socket, *link, Vec::new(), rhythm, |_, _| {}, || {}).await;
+    drop(seat);
 }

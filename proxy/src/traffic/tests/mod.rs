@@ -4,6 +4,7 @@ mod http;
 mod life;
 mod relay;
 mod tcp;
+mod trouble;
 
 use std::{
     collections::HashMap,
