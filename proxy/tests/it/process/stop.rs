@@ -105,7 +105,7 @@ fn a_leader_that_leaves_hands_over() {
     let mut stream = connect(1, fleet.instances[leader].pool).unwrap();
     assert_eq!(name_of(&mut stream).as_ref(), given.get(&1));
 
-    let elections = |fleet: &Fleet| [0, 1, 2].map(|place| fleet.metric(place, "rocinante_elections_total "));
+    let elections = |fleet: &Fleet| [0, 1, 2].map(|place| fleet.metric(place, "rocinante_elections_total ").unwrap());
     let before = elections(&fleet);
     fleet.process(leader).signal(Signal::TERM);
     wait_until("it leads no group", || {
