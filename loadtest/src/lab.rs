@@ -4,35 +4,83 @@
 //! ports, connections in TIME_WAIT, a firewall's connection tracking, which drops packets once it is full. In a namespace of
 //! its own a run can neither be disturbed that way nor disturb others.
 
+use std::ffi::{CStr, CString, c_int};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Moves the calling thread, and every thread and process it starts from now on, into a new network namespace. As an ordinary
 /// user this takes a user namespace as well, which the system only gives to a process that has a single thread. False when
 /// the system does not allow it: then everything stays where it was.
+///
+/// A namespace cannot be left again, and one whose loopback interface is down is worse than none. So a child goes first.
 pub fn enter() -> io::Result<bool> {
-    if unshare(libc::CLONE_NEWNET).is_err() {
-        // SAFETY: both only read the ids of this process.
-        let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
-        if unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET).is_err() {
-            return Ok(false);
+    for way in [Way::new(libc::CLONE_NEWNET), Way::new(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)] {
+        // The child has a single thread. Where that makes the difference, this process is refused at the first step.
+        if way.works_in_a_child()? && way.begin().is_ok() {
+            return way.finish().map(|()| true);
         }
-        std::fs::write("/proc/self/setgroups", "deny")?;
-        std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-        std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
     }
-    raise_loopback()?;
-    Ok(true)
+    Ok(false)
 }
 
-fn unshare(flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: takes no pointers; what it changes concerns the names this thread sees, not its memory.
-    if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// One way into a namespace. Everything is prepared: on the way there are system calls only, no allocation.
+struct Way {
+    flags: c_int,
+    uid_map: CString,
+    gid_map: CString,
+}
+
+impl Way {
+    fn new(flags: c_int) -> Way {
+        // SAFETY: both only read the ids of this process.
+        let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+        let map = |id| CString::new(format!("{id} {id} 1")).unwrap_or_default();
+        Way { flags, uid_map: map(user), gid_map: map(group) }
+    }
+
+    /// Whether a child can go all the way.
+    fn works_in_a_child(&self) -> io::Result<bool> {
+        // SAFETY: the child makes system calls only, which is safe whatever other threads were doing, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let arrived = self.begin().and_then(|()| self.finish()).is_ok();
+            // SAFETY: ends the child without running anything of this process.
+            unsafe { libc::_exit(c_int::from(!arrived)) }
+        }
+        if child < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut status = 0;
+        // SAFETY: the status outlives the call.
+        while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0)
+    }
+
+    /// The step that changes nothing when it fails.
+    fn begin(&self) -> io::Result<()> {
+        // SAFETY: takes no pointers; what it changes concerns the names this thread sees, not its memory.
+        done(unsafe { libc::unshare(self.flags) })
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        if self.flags & libc::CLONE_NEWUSER != 0 {
+            write(c"/proc/self/setgroups", c"deny")?;
+            write(c"/proc/self/uid_map", &self.uid_map)?;
+            write(c"/proc/self/gid_map", &self.gid_map)?;
+        }
+        raise_loopback()
+    }
 }
 
 /// A new namespace has its loopback interface down.
 fn raise_loopback() -> io::Result<()> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: takes no pointers.
+    let socket = open(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: an all-zero `ifreq` is valid: bytes of a name and a union of plain numbers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
@@ -40,6 +88,24 @@ fn raise_loopback() -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the descriptor is open, and the request is an `ifreq` that outlives the call.
-    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    done(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+/// Writes a file of the kernel's, which takes the text whole or not at all.
+fn write(path: &CStr, text: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a C string that outlives the call.
+    let file = open(unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) })?;
+    let bytes = text.to_bytes();
+    // SAFETY: the descriptor is open, and so many bytes are there.
+    done(unsafe { libc::write(file.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) } as c_int)
+}
+
+fn open(descriptor: c_int) -> io::Result<OwnedFd> {
+    done(descriptor)?;
+    // SAFETY: it was just opened, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn done(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

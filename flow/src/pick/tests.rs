@@ -1,6 +1,6 @@
 //! What a slot table promises: the same bits everywhere, exact weights, few moves.
 
-use std::{collections::BTreeMap, hash::Hasher, net::IpAddr, time::Instant};
+use std::{collections::BTreeMap, hash::Hasher, net::IpAddr};
 
 use siphasher::sip::SipHasher24;
 
@@ -189,20 +189,10 @@ fn none_and_one() {
     assert_eq!((one.backup(7), one.pick(&client(1), |_| false)), (None, None));
 }
 
-/// The limits of the module's doc with room for a busy machine; the times themselves are printed.
 #[test]
-fn building_is_quick() {
-    for (count, limit_ms) in [(10, 400), (MAX_SERVERS_PER_POOL as u16, 6_000)] {
-        let members = equal(count);
-        let took = (0..3)
-            .map(|_| {
-                let start = Instant::now();
-                assert_eq!(counts(&SlotTable::build(KEY, &members)).len(), usize::from(count));
-                start.elapsed()
-            })
-            .min()
-            .unwrap();
-        println!("{count} servers: {took:?}");
-        assert!(took.as_millis() < limit_ms, "{count} servers took {took:?}");
-    }
+fn the_largest_pool_has_slots_for_all() {
+    let count = MAX_SERVERS_PER_POOL as u16;
+    let table = SlotTable::build(KEY, &equal(count));
+    assert_eq!(counts(&table).len(), usize::from(count));
+    assert!((0..=u16::MAX).all(|slot| table.backup(slot).is_some_and(|backup| Some(backup) != table.primary(slot))));
 }

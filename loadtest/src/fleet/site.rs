@@ -12,6 +12,8 @@ use crate::judge::InstanceId;
 #[derive(Debug)]
 pub struct Site {
     octets: [u8; 2],
+    /// Keeps other sites off, from before the first instance listens.
+    _claim: TcpListener,
     directory: PathBuf,
     keep: AtomicBool,
 }
@@ -24,13 +26,14 @@ impl Site {
         for _ in 0..ATTEMPTS_MAX {
             let octets = [1 + chance.below(62) as u8, 1 + chance.below(250) as u8];
             let first = Ipv4Addr::new(127, octets[0], octets[1], 1);
+            let Ok(claim) = TcpListener::bind((first, CLAIM_PORT)) else { continue };
             if PORTS_PROBED.iter().any(|port| TcpListener::bind((first, *port)).is_err()) {
                 continue;
             }
             let name = format!("rocinante-loadtest-{}-{:08x}", std::process::id(), chance.below(u32::MAX));
             let directory = std::env::temp_dir().join(name);
             std::fs::create_dir(&directory).map_err(Error::io(format!("making {}", directory.display())))?;
-            return Ok(Site { octets, directory, keep: AtomicBool::new(false) });
+            return Ok(Site { octets, _claim: claim, directory, keep: AtomicBool::new(false) });
         }
         Err(Error::Usage("found no free loopback addresses in 127.0.0.0/8".to_owned()))
     }
@@ -82,7 +85,10 @@ pub const METRICS_PORT: u16 = 2112;
 /// The pools, in the order of their numbers.
 pub const POOL_PORTS: [u16; 2] = [9001, 9002];
 
-const PORTS_PROBED: [u16; 5] = [GRPC_PORT, REST_PORT, METRICS_PORT, POOL_PORTS[0], POOL_PORTS[1]];
+/// Held for as long as the site is.
+const CLAIM_PORT: u16 = 15_000;
+const PORTS_PROBED: [u16; 7] =
+    [GRPC_PORT, GRPC_BEHIND_RELAY_PORT, REST_PORT, METRICS_PORT, POOL_PORTS[0], POOL_PORTS[1], BACKEND_PORT];
 const BACKEND_PORT: u16 = 8887;
 const FIRST_BACKEND_HOST: u8 = 101;
 const ATTEMPTS_MAX: usize = 50;

@@ -5,10 +5,13 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::alone;
+
 /// Runs it; gives back its exit status, what it printed, and what it said besides.
 fn bench(binary: &Path, only: &str, more: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.args(["bench", "--seconds", "1", "--rounds", "1", "--only", only, "--bin"]).arg(binary).args(more);
+    let _alone = alone();
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const NEAR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 21);
 const FAR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 22);
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(30);
 const NOTHING_COMES: Duration = Duration::from_millis(200);
 
 async fn free_port(address: Ipv4Addr) -> SocketAddr {

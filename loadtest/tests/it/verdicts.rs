@@ -6,6 +6,7 @@ use loadtest::lab;
 use loadtest::report;
 use loadtest::scenario::{Beat, Keep, Outcome, Plan, SCENARIOS, Scenario, perform};
 
+use crate::alone;
 use crate::fake::{Fakes, Manner};
 
 async fn play(name: &'static str, manner: Manner) -> Outcome {
@@ -20,6 +21,7 @@ async fn play(name: &'static str, manner: Manner) -> Outcome {
 
 /// Runs in a network of its own, where the system allows it to a test.
 fn in_a_lab(test: impl Future<Output = ()>) {
+    let _alone = alone();
     // Every test has a thread of its own, and only that thread and those it starts move.
     lab::enter().unwrap();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -2,12 +2,14 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use proxy::{cli, control::ControlError};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::client::Instance;
 
@@ -260,16 +262,17 @@ fn a_dead_instance_is_passed_over() {
 fn a_fleet_without_a_leader_is_asked_again() {
     let instance = Instance::start();
     instance.control.fail(Some(ControlError::Unavailable("no leader".into())));
-    let control = instance.control.clone();
-    let (asked, heard) = std::sync::mpsc::channel();
-    let rest = instance.rest;
-    let waiting = std::thread::spawn(move || {
-        asked.send(()).unwrap();
-        run_with(&format!("kv put k v --endpoint {rest}"), None, Path::new("none"))
+    let control = &instance.control;
+    let again = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| run(&instance, "kv put k v"));
+        while control.failed() == 0 && !waiting.is_finished() {
+            std::thread::sleep(Duration::from_millis(1)); // between two looks
+        }
+        control.fail(None);
+        waiting.join().unwrap()
     });
-    heard.recv().unwrap();
-    control.fail(None);
-    assert_eq!(waiting.join().unwrap().code, 0);
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(control.failed() > 0, "it was told that there is no leader");
     control.fail(Some(ControlError::Unavailable("no leader".into())));
     refused(&instance, "kv put k v", "no leader");
     instance.stop();
@@ -367,7 +370,12 @@ impl Drop for Scratch {
     }
 }
 
-/// An address at which nobody listens.
+/// An address at which nobody listens, nor will: its port is taken by a socket that never does.
 fn closed_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // It is closed with the process.
+    std::mem::forget(socket);
+    address.to_string()
 }

@@ -74,10 +74,10 @@ impl Instance {
         read_answer(&mut stream)
     }
 
-    /// A connection to REST that gives up reading after 20 s.
+    /// A connection to REST that gives up reading long after REST gives up answering.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.rest).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream
     }
 }
@@ -112,3 +112,5 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 }
+
+const DEADLINE: Duration = Duration::from_secs(60);

@@ -33,6 +33,7 @@ struct State {
     leader: String,
     not_ready: Vec<String>,
     failure: Option<ControlError>,
+    failed: usize,
     silent: bool,
     unanswered: usize,
     linearizable_reads: u64,
@@ -51,6 +52,7 @@ impl MemoryControl {
             leader: "a".into(),
             not_ready: Vec::new(),
             failure: None,
+            failed: 0,
             silent: false,
             unanswered: 0,
             linearizable_reads: 0,
@@ -66,6 +68,11 @@ impl MemoryControl {
     /// Every request that may fail now does, with this; `None` ends it.
     pub fn fail(&self, failure: Option<ControlError>) {
         self.state.lock().unwrap().failure = failure;
+    }
+
+    /// How many requests were told a failure.
+    pub fn failed(&self) -> usize {
+        self.state.lock().unwrap().failed
     }
 
     /// Whether the instance serves.
@@ -104,7 +111,10 @@ impl MemoryControl {
         }
         let mut state = self.state.lock().unwrap();
         match state.failure.clone() {
-            Some(failure) => Err(failure),
+            Some(failure) => {
+                state.failed += 1;
+                Err(failure)
+            }
             None => act(&mut state),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -38,6 +38,7 @@ struct Node {
 /// Lets everybody in whose hello is an id, unless told otherwise.
 struct TestGate {
     id: NodeId,
+    network: Network,
     refuse_hello: Mutex<Option<Refused>>,
     refuse_reply: Mutex<Option<Refused>>,
     refuse_snapshot: Mutex<Option<Refused>>,
@@ -53,7 +54,7 @@ impl Gate for TestGate {
 
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
         let from = u64::from_be_bytes(hello.try_into().map_err(|_| Refused::new(1, "not a hello"))?);
-        assert_eq!(remote.ip(), ip(from), "peers come from their own address");
+        assert_eq!(remote.ip(), self.network.ip(from), "peers come from their own address");
         match &*self.refuse_hello.lock().unwrap() {
             Some(refused) => Err(refused.clone()),
             None => Ok((NodeId(from), self.hello_bytes())),
@@ -82,6 +83,7 @@ impl TestGate {
         let (snapshots, arrived) = sync_channel(16);
         TestGate {
             id,
+            network: Network::mine(),
             refuse_hello: Mutex::default(),
             refuse_reply: Mutex::default(),
             refuse_snapshot: Mutex::default(),
@@ -135,14 +137,39 @@ fn options() -> Options {
         connect_timeout: DEADLINE,
         hello_timeout: DEADLINE,
         keepalive_timeout: DEADLINE,
+        snapshot_idle_timeout: DEADLINE,
         pings_unanswered_max: 1000,
         ..Options::default()
     }
 }
 
-/// The address of node `id`: each has its own, so that no connection can meet itself.
+/// The addresses of a test: a port that one of its nodes leaves is not taken by the nodes of another.
+#[derive(Clone, Copy)]
+struct Network([u8; 2]);
+
+impl Network {
+    /// That of the test that this thread runs.
+    fn mine() -> Network {
+        static NETWORKS: AtomicU16 = AtomicU16::new(0);
+        thread_local! {
+            static MINE: Network = {
+                let processes = 230 + u8::try_from(std::process::id() % 20).unwrap();
+                let tests = 1 + u8::try_from(NETWORKS.fetch_add(1, Ordering::Relaxed) % 250).unwrap();
+                Network([processes, tests])
+            };
+        }
+        MINE.with(|network| *network)
+    }
+
+    /// The address of node `id`: each has its own, so that no connection can meet itself.
+    fn ip(self, id: u64) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(127, self.0[0], self.0[1], u8::try_from(id).unwrap()))
+    }
+}
+
+/// The address of node `id` of this test.
 fn ip(id: u64) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(127, 0, 0, u8::try_from(id).unwrap()))
+    Network::mine().ip(id)
 }
 
 impl Node {
@@ -152,17 +179,36 @@ impl Node {
 
     fn start_with(id: u64, options: Options, inbox_len: usize) -> Node {
         let (sender, events) = sync_channel(inbox_len);
-        Node::start_at(id, 0, options, Arc::new(sender), events)
+        Node::start_at(id, (ip(id), 0).into(), options, Arc::new(sender), events)
     }
 
-    fn start_at(id: u64, port: u16, options: Options, inbox: Arc<dyn Inbox>, events: Receiver<Event>) -> Node {
+    fn start_at(
+        id: u64,
+        address: SocketAddr,
+        options: Options,
+        inbox: Arc<dyn Inbox>,
+        events: Receiver<Event>,
+    ) -> Node {
+        let silence = options.hello_timeout;
+        Node::start_patient(id, address, options, silence, inbox, events)
+    }
+
+    /// Connections that say nothing at all are closed after `silence`.
+    fn start_patient(
+        id: u64,
+        address: SocketAddr,
+        options: Options,
+        silence: Duration,
+        inbox: Arc<dyn Inbox>,
+        events: Receiver<Event>,
+    ) -> Node {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options = Options { local_address: Some(ip(id)), ..options };
         let gate = Arc::new(TestGate::new(NodeId(id)));
         let transport = Transport::start(options.clone(), runtime.handle().clone(), gate.clone(), inbox);
-        let listener = runtime.block_on(TcpListener::bind((ip(id), port))).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
-        let incoming = Incoming::new(listener, CONNECTIONS_MAX, options.hello_timeout, transport.counters());
+        let incoming = Incoming::new(listener, CONNECTIONS_MAX, silence, transport.counters());
         let (stop, stopped) = oneshot::channel::<()>();
         let router = server(&options).add_service(transport.service());
         let serving = runtime.spawn(async move {

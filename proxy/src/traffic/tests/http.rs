@@ -206,7 +206,7 @@ async fn what_is_no_proper_request_is_told_so() {
 #[tokio::test]
 async fn a_refused_connect_is_retried_on_the_settled_choice() {
     let (address, _) = Backend::start().await.answer("s2");
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     let instance = Instance::start("127.64.0.8", &script, vec![http_pool()]);
     let mut client = instance.connect("p").await;
     send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody").await;
@@ -219,7 +219,7 @@ async fn a_refused_connect_is_retried_on_the_settled_choice() {
 
 #[tokio::test]
 async fn an_unreachable_backend_is_503_of_its_own() {
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     let instance = Instance::start("127.64.0.9", &script, vec![PoolSpec { retry_for_ms: 150, ..http_pool() }]);
     let answer = ask(&mut instance.connect("p").await, GET).await;
     assert_eq!(
@@ -233,7 +233,7 @@ async fn an_unreachable_backend_is_503_of_its_own() {
 async fn requests_pass_a_relay() {
     let (address, _) = Backend::start().await.answer("s1");
     let peer = Peer::start("127.64.0.11", "s1", Some(address)).await;
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     script.0.relays.lock().unwrap().push(peer.grpc);
     let instance = Instance::start("127.64.0.10", &script, vec![http_pool()]);
     let mut client = instance.connect("p").await;
@@ -291,7 +291,8 @@ async fn websockets_pass() {
 async fn a_websocket_may_be_silent_one_way_but_not_both() {
     let backend = Backend::start().await;
     let script = Script::choosing("s1", backend.address);
-    let instance = Instance::start("127.64.0.20", &script, vec![PoolSpec { idle_timeout_ms: 300, ..http_pool() }]);
+    let idle = Duration::from_secs(3);
+    let instance = Instance::start("127.64.0.20", &script, vec![PoolSpec { idle_timeout_ms: 3_000, ..http_pool() }]);
     let mut client = instance.connect("p").await;
     send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
     let mut served = backend.accept().await;
@@ -299,18 +300,22 @@ async fn a_websocket_may_be_silent_one_way_but_not_both() {
     send(&mut served, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
     assert!(read_message(&mut client).await.unwrap().start.contains("101"));
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(900) {
+    while began.elapsed() < idle + idle / 4 {
         send(&mut served, "push").await;
         assert_eq!(read_exactly(&mut client, 4).await, b"push");
         tokio::time::sleep(Duration::from_millis(20)).await; // far below the idle timeout
     }
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(900) {
+    let mut last = began;
+    while began.elapsed() < idle + idle / 4 {
+        last = Instant::now();
         send(&mut client, "pull").await;
         assert_eq!(read_exactly(&mut served, 4).await, b"pull");
         tokio::time::sleep(Duration::from_millis(20)).await; // far below the idle timeout
     }
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+    // What moved last is stamped in whole milliseconds.
+    assert!(last.elapsed() + Duration::from_millis(1) >= idle, "cut after {:?}", last.elapsed());
 }
 
 #[tokio::test]
@@ -420,14 +425,16 @@ async fn a_lapsed_choice_is_made_anew_before_any_byte() {
 async fn a_backend_that_speaks_no_http_is_502_and_a_silent_one_504() {
     let backend = Backend::start().await;
     let script = Script::choosing("s1", backend.address);
-    let instance = Instance::start("127.64.0.16", &script, vec![PoolSpec { idle_timeout_ms: 300, ..http_pool() }]);
+    let instance = Instance::start("127.64.0.16", &script, vec![http_pool()]);
     let mut client = instance.connect("p").await;
     send(&mut client, GET).await;
     let mut served = backend.accept().await;
     read_message(&mut served).await.unwrap();
     send(&mut served, "this is not HTTP\r\n\r\n").await;
     assert_eq!(read_message(&mut client).await.unwrap().start, "HTTP/1.1 502 Bad Gateway");
-    let mut client = instance.connect("p").await;
+
+    let hasty = Instance::start("127.64.0.22", &script, vec![PoolSpec { idle_timeout_ms: 300, ..http_pool() }]);
+    let mut client = hasty.connect("p").await;
     send(&mut client, GET).await;
     let mut served = backend.accept().await;
     read_message(&mut served).await.unwrap();
@@ -469,18 +476,35 @@ async fn slow_and_silent_clients_are_let_go() {
     let (address, _) = Backend::start().await.answer("s1");
     let script = Script::choosing("s1", address);
     let short = Duration::from_millis(150);
-    let limits =
-        Limits { head_timeout: short, first_byte_timeout: short, keepalive_timeout: short, ..Limits::default() };
+    // One limit is short at a time: on a busy machine two would race.
+    let patient = Limits {
+        head_timeout: PATIENCE,
+        first_byte_timeout: PATIENCE,
+        keepalive_timeout: PATIENCE,
+        ..Limits::default()
+    };
+    let closed = "rocinante_connections_open{pool=\"p\"}";
+
+    let limits = Limits { first_byte_timeout: short, ..patient };
     let instance = Instance::limited("127.64.0.18", &script, vec![http_pool()], limits);
     let mut silent = instance.connect("p").await;
     assert_eq!(read_to_end(&mut silent).await.unwrap(), b"", "silent from the beginning");
+    instance.metric_becomes(closed, 0).await;
+
+    let limits = Limits { head_timeout: short, ..patient };
+    let instance = Instance::limited("127.64.0.23", &script, vec![http_pool()], limits);
     let mut slow = instance.connect("p").await;
     send(&mut slow, "GET / HTTP/1.1\r\nHost: a\r\n").await;
     assert_eq!(read_message(&mut slow).await.unwrap().start, "HTTP/1.1 408 Request Timeout");
+    drop(slow);
+    instance.metric_becomes(closed, 0).await;
+
+    let limits = Limits { keepalive_timeout: short, ..patient };
+    let instance = Instance::limited("127.64.0.24", &script, vec![http_pool()], limits);
     let mut between = instance.connect("p").await;
     ask(&mut between, GET).await;
     assert_eq!(read_to_end(&mut between).await.unwrap(), b"", "silent between requests");
-    instance.metric_becomes("rocinante_connections_open{pool=\"p\"}", 0).await;
+    instance.metric_becomes(closed, 0).await;
 }
 
 #[tokio::test]

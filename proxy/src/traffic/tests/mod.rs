@@ -9,7 +9,7 @@ mod trouble;
 use std::{
     collections::HashMap,
     future::Future,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -260,10 +260,14 @@ impl Backend {
     }
 }
 
-/// An address where nobody listens.
-async fn dead_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+/// An address where nobody listens, nor will: its port is taken by a socket that never does.
+fn dead_address() -> SocketAddr {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // It is closed with the process.
+    std::mem::forget(socket);
+    address
 }
 
 async fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {

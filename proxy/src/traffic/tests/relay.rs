@@ -33,7 +33,7 @@ impl Peer {
 
 /// An instance that cannot reach `s1` but has `peer` for it.
 async fn cut_off(own: &str, peer: &Peer, spec: PoolSpec) -> (Instance, Script) {
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     script.0.relays.lock().unwrap().push(peer.grpc);
     (Instance::start(own, &script, vec![spec]), script)
 }
@@ -110,10 +110,10 @@ async fn resets_pass_a_relay_and_leave_nothing() {
 #[tokio::test]
 async fn a_peer_relays_only_to_members_and_says_when_it_cannot() {
     let stranger = Peer::start("127.63.0.8", "s1", None).await;
-    let unlucky = Peer::start("127.63.0.9", "s1", Some(dead_address().await)).await;
-    let script = Script::choosing("s1", dead_address().await);
+    let unlucky = Peer::start("127.63.0.9", "s1", Some(dead_address())).await;
+    let script = Script::choosing("s1", dead_address());
     script.0.relays.lock().unwrap().extend([stranger.grpc, unlucky.grpc]);
-    let spec = PoolSpec { retry_for_ms: 1_500, ..pool("p", Protocol::Tcp) };
+    let spec = PoolSpec { retry_for_ms: 5_000, ..pool("p", Protocol::Tcp) };
     let instance = Instance::start("127.63.0.7", &script, vec![spec]);
     assert_refused(&instance, "p").await;
     assert_eq!(instance.metric("rocinante_refusals_total{pool=\"p\",reason=\"unreachable_here\"}"), 1);
@@ -126,7 +126,7 @@ async fn a_settled_choice_is_better_than_a_slow_relay() {
     let backend = Backend::start().await;
     // Takes connections and never answers.
     let mute = TcpListener::bind("127.63.0.11:0").await.unwrap();
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     script.0.relays.lock().unwrap().push(mute.local_addr().unwrap());
     let instance = Instance::start("127.63.0.10", &script, vec![pool("p", Protocol::Tcp)]);
     let mut client = instance.connect("p").await;

@@ -34,7 +34,7 @@ async fn two_hundred_small_connections() {
     }
     assert_eq!(instance.metric("rocinante_connections_total{pool=\"p\"}"), 200);
     instance.metric_becomes("rocinante_connections_open{pool=\"p\"}", 0).await;
-    assert_eq!(instance.traffic.open(), 0);
+    until("all seats left", || instance.traffic.open() == 0).await;
 }
 
 #[tokio::test]
@@ -90,25 +90,29 @@ async fn resets_pass_and_leave_no_socket() {
         }
     }
     until("all sockets closed", || instance.sockets() == before).await;
-    assert_eq!(instance.metric("rocinante_errors_total{backend=\"s1\",pool=\"p\",reason=\"client_reset\"}"), 25);
-    assert_eq!(instance.metric("rocinante_errors_total{backend=\"s1\",pool=\"p\",reason=\"backend_reset\"}"), 25);
+    for reason in ["client_reset", "backend_reset"] {
+        let row = format!("rocinante_errors_total{{backend=\"s1\",pool=\"p\",reason=\"{reason}\"}}");
+        instance.metric_becomes(&row, 25).await;
+    }
 }
 
 #[tokio::test]
 async fn silence_ends_a_connection_and_traffic_does_not() {
     let script = Script::choosing("s1", Backend::start().await.echo());
-    let spec = PoolSpec { idle_timeout_ms: 300, pin_ttl_ms: 200, ..pool("p", Protocol::Tcp) };
+    let idle = Duration::from_secs(3);
+    let spec = PoolSpec { idle_timeout_ms: 3_000, pin_ttl_ms: 200, ..pool("p", Protocol::Tcp) };
     let instance = Instance::start("127.61.0.6", &script, vec![spec]);
     let mut client = instance.connect("p").await;
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(900) {
+    let mut last = began;
+    while began.elapsed() < idle + idle / 4 {
+        last = Instant::now();
         client.write_all(b"ping").await.unwrap();
         assert_eq!(read_exactly(&mut client, 4).await, b"ping");
         tokio::time::sleep(Duration::from_millis(20)).await; // far below the idle timeout
     }
-    let silent_since = Instant::now();
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
-    assert!(silent_since.elapsed() >= Duration::from_millis(250), "cut after {:?}", silent_since.elapsed());
+    assert!(last.elapsed() >= idle, "cut after {:?}", last.elapsed());
     instance.metric_becomes("rocinante_errors_total{backend=\"s1\",pool=\"p\",reason=\"idle_timeout\"}", 1).await;
     assert!(script.0.touched.load(Ordering::Relaxed) >= 4, "the pin was refreshed while the connection was open");
 }
@@ -116,7 +120,7 @@ async fn silence_ends_a_connection_and_traffic_does_not() {
 #[tokio::test]
 async fn a_refused_connect_is_told_and_retried_on_the_settled_choice() {
     let backend = Backend::start().await;
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     let instance = Instance::start("127.61.0.7", &script, vec![pool("p", Protocol::Tcp)]);
     let mut client = instance.connect("p").await;
     until("the failure told", || script.failed() == [choice("s1", backend.address).backend]).await;
@@ -130,7 +134,7 @@ async fn a_refused_connect_is_told_and_retried_on_the_settled_choice() {
 
 #[tokio::test]
 async fn an_unreachable_backend_is_a_refusal_of_its_own() {
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     let spec = PoolSpec { retry_for_ms: 150, ..pool("p", Protocol::Tcp) };
     let instance = Instance::start("127.61.0.8", &script, vec![spec]);
     assert_refused(&instance, "p").await;

@@ -3,7 +3,7 @@
 use super::{
     backend::ask,
     fleet::{Fleet, Plan},
-    kit::wait_until,
+    kit::{wait_for, wait_until},
 };
 
 #[test]
@@ -67,7 +67,7 @@ fn kill_9_of_all_three_loses_no_acknowledged_pin_and_no_key() {
     let mut given = std::collections::BTreeMap::new();
     for client in 0..200_u32 {
         let pool = fleet.instances[client as usize % 3].pool;
-        given.insert(client, ask(client, pool).expect("a healthy fleet answers"));
+        given.insert(client, wait_for("an answer", || ask(client, pool)));
         if client % 20 == 0 {
             fleet.done(client as usize % 3, &format!("kv put key-{client} value-{client}"));
         }

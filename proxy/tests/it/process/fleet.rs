@@ -26,12 +26,14 @@ pub struct Plan {
     pub manner: Manner,
     pub servers: usize,
     pub ipv6: bool,
+    /// Whether the pool is bound to an address that is no instance's own.
+    pub vip: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         let (fleet, pool) = (String::new(), String::new());
-        Self { size: 3, fleet, pool, manner: Manner::Tcp, servers: 3, ipv6: false }
+        Self { size: 3, fleet, pool, manner: Manner::Tcp, servers: 3, ipv6: false, vip: false }
     }
 }
 
@@ -50,6 +52,7 @@ pub struct Fleet {
     pub instances: Vec<Instance>,
     pub servers: Vec<Backend>,
     pub directory: Directory,
+    network: Network,
     _permit: Permit,
 }
 
@@ -60,8 +63,9 @@ impl Fleet {
         let directory = Directory::new();
         let servers: Vec<Backend> =
             (1..=plan.servers).map(|number| Backend::start(&format!("s{number}"), plan.manner)).collect();
-        let instances = places(plan.size, plan.ipv6);
-        let fleet = Self { instances, servers, directory, _permit: permit };
+        let network = Network::claim(&plan);
+        let instances = (0..plan.size).map(|place| network.instance(place)).collect();
+        let fleet = Self { instances, servers, directory, network, _permit: permit };
         fs::write(fleet.config(), fleet.text(&plan)).unwrap();
         fleet
     }
@@ -105,11 +109,8 @@ impl Fleet {
             );
         }
         let protocol = if plan.manner == Manner::Http { "http" } else { "tcp" };
-        let port = self.instances[0].pool.port();
-        text += &format!("\n[[pool]]\nname = \"web\"\nprotocol = \"{protocol}\"\n");
-        if !plan.pool.contains("bind = ") {
-            text += &format!("bind = \":{port}\"\n");
-        }
+        let bind = if plan.vip { self.vip().to_string() } else { format!(":{}", self.instances[0].pool.port()) };
+        text += &format!("\n[[pool]]\nname = \"web\"\nprotocol = \"{protocol}\"\nbind = \"{bind}\"\n");
         text += &format!("{}\n[pool.health]\ninterval = \"200ms\"\n", plan.pool);
         for server in &self.servers {
             let (ip, port) = (server.address.ip(), server.address.port());
@@ -200,6 +201,11 @@ impl Fleet {
         })
     }
 
+    /// The pool's address where the plan wants one that is no instance's own.
+    pub fn vip(&self) -> SocketAddr {
+        SocketAddr::new(self.network.address(VIP_PLACE), self.instances[0].pool.port())
+    }
+
     /// Runs a command of the command line against an instance.
     pub fn cli(&self, place: usize, line: &str) -> Ran {
         let endpoint = self.instances[place].rest.to_string();
@@ -239,38 +245,66 @@ impl Fleet {
     }
 }
 
-static FLEETS: AtomicU32 = AtomicU32::new(0);
-
-/// Addresses of this fleet's own, with ports that the kernel chose: nobody else binds there, so the ports stay free
-/// while an instance is down.
-fn places(size: usize, ipv6: bool) -> Vec<Instance> {
-    let seed = (std::process::id() << 4).wrapping_add(FLEETS.fetch_add(1, Ordering::Relaxed));
-    let octets = [100 + (seed / 250 % 100) as u8, (1 + seed % 250) as u8];
-    let addresses = (0..size).map(|place| match ipv6 {
-        true => IpAddr::from(Ipv6Addr::LOCALHOST),
-        false => IpAddr::from(Ipv4Addr::new(127, octets[0] + 28, octets[1], place as u8 + 1)),
-    });
-    let addresses: Vec<IpAddr> = addresses.collect();
-    let mut held = Vec::new();
-    let mut bind = |address: IpAddr, port: u16| {
-        let listener = TcpListener::bind((address, port)).ok()?;
-        let place = listener.local_addr().unwrap();
-        held.push(listener);
-        Some(place)
-    };
-    // The pools' port is the same on all.
-    let pools: Vec<SocketAddr> = wait_for("a port that is free on all addresses", || {
-        let first = bind(addresses[0], 0)?;
-        let others = addresses[1..].iter().map(|address| bind(*address, first.port()));
-        std::iter::once(Some(first)).chain(others).collect()
-    });
-    let instances = addresses.iter().zip(pools).enumerate().map(|(place, (address, pool))| Instance {
-        label: char::from(b'a' + place as u8).to_string(),
-        grpc: bind(*address, 0).unwrap(),
-        rest: bind(*address, 0).unwrap(),
-        metrics: bind(*address, 0).unwrap(),
-        pool,
-        process: None,
-    });
-    instances.collect()
+/// Addresses and ports of one fleet's own. Nobody else binds there, and none of the ports is one that the kernel gives
+/// out, so they stay free while an instance is down.
+struct Network {
+    ipv6: bool,
+    octets: [u8; 2],
+    /// The first port of so many in a row.
+    first_port: u16,
+    /// Keeps other fleets off, also those of other processes.
+    _claim: TcpListener,
 }
+
+static NETWORKS: AtomicU32 = AtomicU32::new(0);
+
+impl Network {
+    fn claim(plan: &Plan) -> Self {
+        wait_for("addresses that are free", || {
+            let number = std::process::id().wrapping_mul(61).wrapping_add(NETWORKS.fetch_add(1, Ordering::Relaxed));
+            // Whoever looks at these addresses looks at these ports.
+            let number = u16::try_from(number % (NETWORKS_HIGH * NETWORKS_LOW)).ok()?;
+            let octets = [128 + (number / NETWORKS_LOW as u16) as u8, 1 + (number % NETWORKS_LOW as u16) as u8];
+            let first_port = PORTS_FROM + number % BLOCKS * PORTS_PER_NETWORK;
+            let claimed = Self::address_in(plan.ipv6, octets, 0);
+            let claim = TcpListener::bind((claimed, first_port + CLAIM)).ok()?;
+            let network = Self { ipv6: plan.ipv6, octets, first_port, _claim: claim };
+            let is_free = |address: SocketAddr| TcpListener::bind(address).is_ok();
+            let all_free = (0..plan.size).map(|place| network.instance(place)).all(|it| {
+                let addresses = [it.grpc, it.rest, it.metrics, it.pool];
+                addresses.into_iter().all(is_free)
+            });
+            all_free.then_some(network)
+        })
+    }
+
+    fn address(&self, place: usize) -> IpAddr {
+        Self::address_in(self.ipv6, self.octets, place)
+    }
+
+    /// There is but one loopback address of IPv6: there the ports alone keep fleets apart.
+    fn address_in(ipv6: bool, octets: [u8; 2], place: usize) -> IpAddr {
+        match ipv6 {
+            true => Ipv6Addr::LOCALHOST.into(),
+            false => Ipv4Addr::new(127, octets[0], octets[1], place as u8 + 1).into(),
+        }
+    }
+
+    fn instance(&self, place: usize) -> Instance {
+        let at = |offset| SocketAddr::new(self.address(place), self.first_port + offset);
+        let label = char::from(b'a' + place as u8).to_string();
+        Instance { label, grpc: at(0), rest: at(1), metrics: at(2), pool: at(3), process: None }
+    }
+}
+
+/// In 127.128.0.0 to 127.227.255.255; the clients are below.
+const NETWORKS_HIGH: u32 = 100;
+const NETWORKS_LOW: u32 = 250;
+/// All below the range from which the kernel takes source ports.
+const PORTS_FROM: u16 = 12_000;
+const PORTS_PER_NETWORK: u16 = 5;
+const BLOCKS: u16 = 3_000;
+/// The port that is held, behind those of the instances.
+const CLAIM: u16 = 4;
+/// Behind the instances' addresses.
+const VIP_PLACE: usize = 200;

@@ -1,8 +1,10 @@
 //! Waiting for a condition, a place for files, a process, the smallest HTTP client.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io::{Read, Write},
+    marker::PhantomData,
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -41,27 +43,39 @@ pub fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
     wait_for(what, || look().then_some(()));
 }
 
-/// So many fleets run at once.
-const FLEETS_MAX: u32 = 2;
-static FLEETS: Mutex<u32> = Mutex::new(0);
+/// So many tests have fleets at once.
+const TESTS_MAX: u32 = 2;
+static TESTS: Mutex<u32> = Mutex::new(0);
 static FEWER: Condvar = Condvar::new();
 
-/// The right to run a fleet.
-pub struct Permit;
+thread_local! {
+    /// The fleets of the test that this thread runs.
+    static FLEETS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The right to run a fleet. A test waits for its first one alone: two that waited for a second while they hold one would
+/// wait for ever. It stays on the thread of its test.
+pub struct Permit(PhantomData<*const ()>);
 
 impl Permit {
     pub fn take() -> Self {
-        let running = FLEETS.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running = FEWER.wait_while(running, |running| *running >= FLEETS_MAX).unwrap();
-        *running += 1;
-        Self
+        if FLEETS.get() == 0 {
+            let tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+            let tests = FEWER.wait_while(tests, |tests| *tests >= TESTS_MAX);
+            *tests.unwrap_or_else(PoisonError::into_inner) += 1;
+        }
+        FLEETS.set(FLEETS.get() + 1);
+        Self(PhantomData)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *FLEETS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        FEWER.notify_one();
+        FLEETS.set(FLEETS.get() - 1);
+        if FLEETS.get() == 0 {
+            *TESTS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            FEWER.notify_one();
+        }
     }
 }
 
@@ -74,6 +88,10 @@ impl Directory {
     pub fn new() -> Self {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("rocinante-process-{}-{number}", std::process::id()));
+        // A run that was killed may have left one, and its number come again.
+        if path.exists() {
+            fs::remove_dir_all(&path).unwrap();
+        }
         fs::create_dir(&path).unwrap();
         Self(path)
     }

@@ -1,6 +1,6 @@
 //! Bad input and bad days, on real processes: what an operator reads, and what a fleet does then.
 //!
-//! Each test has a [`fleet::Fleet`] of its own on loopback addresses of its own, with ports that the kernel chose, in a
+//! Each test has a [`fleet::Fleet`] of its own on loopback addresses and ports of its own, in a
 //! directory of its own; all of it is gone at the end, also when the test panics.
 
 mod backend;

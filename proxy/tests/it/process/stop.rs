@@ -91,17 +91,34 @@ fn an_instance_that_waits_for_its_fleet_can_be_stopped() {
 
 #[test]
 fn a_leader_that_leaves_hands_over() {
-    let mut fleet = Fleet::started(Plan::default());
+    // It stays until its client goes, and is silent for less than this: nobody has a reason for an election.
+    let timing = "drain_timeout = \"1h\"\nelection_timeout = \"5s\"";
+    let mut fleet = Fleet::started(Plan { fleet: timing.to_owned(), ..Plan::default() });
     let given = fleet.ask_all(0, 0..20);
     let leader = (fleet.leader() + 1) % 3;
     let label = fleet.instances[leader].label.clone();
-    assert_eq!(fleet.done(0, &format!("member transfer {label}")), format!("{label} leads\n"));
-    assert_eq!(fleet.leader(), leader);
+    wait_until("it leads", || {
+        let ran = fleet.cli(0, &format!("member transfer {label}"));
+        ran.code == 0 && ran.out == format!("{label} leads\n")
+    });
+    wait_until("all know that it leads", || fleet.leader() == leader);
+    let mut stream = connect(1, fleet.instances[leader].pool).unwrap();
+    assert_eq!(name_of(&mut stream).as_ref(), given.get(&1));
+
+    let elections = |fleet: &Fleet| [0, 1, 2].map(|place| fleet.metric(place, "rocinante_elections_total ").unwrap());
+    let before = elections(&fleet);
     fleet.process(leader).signal(Signal::TERM);
-    assert_eq!(fleet.process(leader).end().code(), Some(0));
+    wait_until("it leads no group", || {
+        let status = fleet.get(leader, "/status");
+        status["groups"].as_array().unwrap().iter().all(|group| group["role"] != "leader")
+    });
+    wait_until("another one leads", || fleet.leader() != leader);
+    assert_eq!(elections(&fleet), before, "nobody waited for an election");
+    assert!(fleet.process(leader).ended().is_none());
+    drop(stream);
+    assert_eq!(fleet.process(leader).end().code(), Some(0), "{}", fleet.process(leader).said());
     fleet.instances[leader].process = None;
     let other = (leader + 1) % 3;
-    assert_ne!(fleet.leader(), leader);
     fleet.ready(other);
     assert_eq!(fleet.ask_all(other, 0..20), given);
 }

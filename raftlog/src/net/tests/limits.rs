@@ -16,7 +16,7 @@ fn a_full_queue_drops_counts_and_recovers() {
     let barrier = Arc::new(Barrier::default());
     let (sender, events) = sync_channel(1 << 16);
     let inbox = Stalling { barrier: barrier.clone(), events: sender };
-    let two = Node::start_at(2, 0, options(), Arc::new(inbox), events);
+    let two = Node::start_at(2, (ip(2), 0).into(), options(), Arc::new(inbox), events);
     one.set_peers(&[&two]);
     one.until_up(&two);
 
@@ -29,7 +29,6 @@ fn a_full_queue_drops_counts_and_recovers() {
         sent += usize::from(one.transport.send(two.id, frame.clone()));
         assert!(sent * FRAME < 64 << 20, "the queue grows");
     }
-    assert!(!one.transport.send(two.id, frame.clone()));
     barrier.set_down(false);
     for _ in 0..sent {
         assert_eq!(two.until_frame().1.len(), FRAME);
@@ -72,11 +71,12 @@ fn a_stalled_peer_loses_its_link() {
     let barrier = Arc::new(Barrier::default());
     let (sender, events) = sync_channel(1 << 16);
     let inbox = Stalling { barrier: barrier.clone(), events: sender };
-    let two = Node::start_at(2, 0, options(), Arc::new(inbox), events);
+    let two = Node::start_at(2, (ip(2), 0).into(), options(), Arc::new(inbox), events);
     one.set_peers(&[&two]);
     one.until_up(&two);
     barrier.set_down(true);
-    assert!(one.transport.send(two.id, Bytes::from_static(b"stall")));
+    // On a busy machine the link may have been lost before.
+    eventually("a link to stall", || one.transport.send(two.id, Bytes::from_static(b"stall")));
     one.until_down(false);
     barrier.set_down(false);
     one.until_up(&two);
@@ -86,8 +86,10 @@ fn a_stalled_peer_loses_its_link() {
 fn a_mute_listener_is_left_in_time() {
     let hasty = Options { hello_timeout: Duration::from_millis(30), ..options() };
     let mut one = Node::start_with(1, hasty, 100);
-    let mute = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
-    one.transport.set_peers(vec![PeerAddress::new("mute", "127.0.0.2", mute.local_addr().unwrap().port())]).unwrap();
+    let mute = std::net::TcpListener::bind((ip(2), 0)).unwrap();
+    one.transport
+        .set_peers(vec![PeerAddress::new("mute", &ip(2).to_string(), mute.local_addr().unwrap().port())])
+        .unwrap();
     eventually("several tries", || value(&one.counters().dials_failed) >= 3);
     assert_eq!(value(&one.counters().links_opened), 0);
     one.shutdown();
@@ -96,7 +98,7 @@ fn a_mute_listener_is_left_in_time() {
 
 #[test]
 fn garbage_on_the_port_harms_nobody() {
-    let hasty = Options { hello_timeout: Duration::from_millis(200), ..options() };
+    let hasty = Options { hello_timeout: Duration::from_secs(1), ..options() };
     let one = Node::start(1);
     let two = Node::start_with(2, hasty, 1 << 16);
     one.set_peers(&[&two]);
@@ -124,7 +126,7 @@ fn garbage_on_the_port_harms_nobody() {
         );
         check_alive(&one, &two);
     }
-    eventually("two silent connections", || value(&two.counters().connections_silent) == 2);
+    eventually("two silent connections", || value(&two.counters().connections_silent) >= 2);
     assert_eq!(value(&one.counters().links_opened), 1);
 }
 
@@ -157,20 +159,32 @@ fn hello(version: u32, payload: &'static [u8]) -> LinkRequest {
 const SEVEN: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 7];
 
 #[test]
-fn a_stream_without_a_hello_ends() {
+fn a_silent_stream_ends() {
     let hasty = Options { hello_timeout: Duration::from_millis(50), ..options() };
-    let node = Node::start_with(2, hasty, 100);
+    let (sender, events) = sync_channel(100);
+    let node = Node::start_patient(2, (ip(2), 0).into(), hasty, DEADLINE, Arc::new(sender), events);
     node.runtime().block_on(async {
         let mut client = by_hand(&node).await;
         let silent = client.link(tokio_stream::pending()).await.unwrap_err();
         assert_eq!(silent.code(), Code::DeadlineExceeded);
+    });
+    assert_eq!(value(&node.counters().inbound_hellos_missing), 1);
+    assert_eq!(value(&node.counters().inbound_links_opened), 0);
+    assert!(node.events.try_recv().is_err());
+}
+
+#[test]
+fn a_stream_that_begins_without_a_hello_ends() {
+    let node = Node::start(2);
+    node.runtime().block_on(async {
+        let mut client = by_hand(&node).await;
         let frames = LinkRequest { frames: vec![Bytes::from_static(b"no hello")], ..LinkRequest::default() };
         let rude = client.link(tokio_stream::once(frames)).await.unwrap_err();
         assert_eq!(rude.code(), Code::InvalidArgument);
         let empty = client.link(tokio_stream::empty()).await.unwrap_err();
         assert_eq!(empty.code(), Code::InvalidArgument);
     });
-    assert_eq!(value(&node.counters().inbound_hellos_missing), 3);
+    assert_eq!(value(&node.counters().inbound_hellos_missing), 2);
     assert_eq!(value(&node.counters().inbound_links_opened), 0);
     assert!(node.events.try_recv().is_err());
 }
