@@ -75,8 +75,11 @@ pub fn check() -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// Gives the text of a file of the project.
+type Read<'a> = &'a dyn Fn(&str) -> Result<String, Box<dyn Error>>;
+
 /// Members of the workspace that are not in [`ARROWS`], and imports that it does not have.
-fn arrows(read: &dyn Fn(&str) -> Result<String, Box<dyn Error>>) -> Result<Vec<String>, Box<dyn Error>> {
+fn arrows(read: Read<'_>) -> Result<Vec<String>, Box<dyn Error>> {
     let mut complaints = Vec::new();
     let workspace: Table = read("Cargo.toml")?.parse()?;
     let members = workspace["workspace"]["members"].as_array().ok_or("members is a list")?;
