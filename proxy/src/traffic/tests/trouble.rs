@@ -28,7 +28,7 @@ async fn a_silent_peer_does_not_keep_the_next_from_being_asked() {
     let backend = Backend::start().await.echo();
     let (_listener, silent) = mute("127.63.1.1").await;
     let peer = Peer::start("127.63.1.2", "s1", Some(backend)).await;
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     script.0.relays.lock().unwrap().extend([silent, peer.grpc]);
     let spec = PoolSpec { retry_for_ms: 4_000, ..pool("p", Protocol::Tcp) };
     let instance = Instance::start("127.63.1.3", &script, vec![spec]);
@@ -65,7 +65,7 @@ async fn more_connections_than_a_channel_has_streams_go_through_a_peer() {
 async fn clients_that_do_not_read_stall_nobody_else() {
     let backend = Backend::start().await;
     let peer = Peer::start("127.63.1.6", "s1", Some(backend.address)).await;
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     script.0.relays.lock().unwrap().push(peer.grpc);
     let instance = Instance::start("127.63.1.7", &script, vec![pool("p", Protocol::Tcp)]);
     // Each is sent more than all buffers hold, and reads nothing.
@@ -99,7 +99,7 @@ async fn clients_that_do_not_read_stall_nobody_else() {
 
 #[tokio::test]
 async fn a_refusal_of_ours_is_no_answer_of_the_backend() {
-    let script = Script::choosing("s1", dead_address().await);
+    let script = Script::choosing("s1", dead_address());
     let spec = PoolSpec { retry_for_ms: 200, ..pool("p", Protocol::Http) };
     let instance = Instance::start("127.63.1.8", &script, vec![spec]);
     let mut client = instance.connect("p").await;
