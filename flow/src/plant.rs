@@ -58,14 +58,8 @@ pub enum Plant {
     StaleRead,
     /// Time: a former leader's clock, of which no entry tells, goes on when it leads again.
     ClockOutlivesLeader,
-    /// Snapshots: the state that came in last is installed, whichever snapshot was taken.
-    AnyBody,
-    /// Snapshots: one that waited for the disk leaves with the state of that moment.
-    LateBody,
     /// Lease: each instance goes by the length of leases in its own configuration.
     OwnLease,
-    /// Lease: a grant for an earlier life of the process is taken.
-    OldLifeGrant,
 }
 
 impl Plant {
@@ -109,10 +103,7 @@ impl Plant {
             Self::ClockOutlivesLeader,
             "Time: a former leader's clock goes on when it leads again",
         ),
-        ("any-body", Self::AnyBody, "Snapshots: the state that came in last is installed"),
         ("own-lease", Self::OwnLease, "Lease: each instance goes by the length that it is configured to"),
-        ("old-life-grant", Self::OldLifeGrant, "Lease: a grant for an earlier life of the process is taken"),
-        ("late-body", Self::LateBody, "Snapshots: one that waited leaves with a later state"),
     ];
 }
 

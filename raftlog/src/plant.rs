@@ -9,10 +9,6 @@
 pub enum Plant {
     /// Log time: a leader's clock, of which no entry tells, goes on when it leads again.
     ClockOutlivesLeader = 1,
-    /// Snapshots: the state that came in last is installed, whichever snapshot the core took.
-    AnyBody,
-    /// Snapshots: a message that waited for the disk leaves with the state of that moment.
-    LateBody,
 }
 
 #[cfg(feature = "plant")]

@@ -95,7 +95,7 @@ pub struct Replica {
 enum Health {
     Good,
     /// What it holds cannot be, which is yet to be said.
-    Broken(Output),
+    Broken(Box<Output>),
     /// It was said. Nothing more is done.
     Over,
 }
@@ -495,7 +495,7 @@ impl Replica {
         match std::mem::replace(&mut self.health, Health::Over) {
             Health::Good => self.health = Health::Good,
             // Nothing of this poll is shown, stored or sent.
-            Health::Broken(output) => return vec![output],
+            Health::Broken(output) => return vec![*output],
             Health::Over => return Vec::new(),
         }
         let mut outputs = Vec::new();
@@ -629,7 +629,7 @@ impl Replica {
 
     fn break_down(&mut self, group: GroupId, why: String) {
         if matches!(self.health, Health::Good) {
-            self.health = Health::Broken(Output::Broken { group, why });
+            self.health = Health::Broken(Box::new(Output::Broken { group, why }));
         }
     }
 
@@ -669,7 +669,7 @@ impl Replica {
     pub(crate) fn take_lease(&mut self, group: GroupId, grant: LeaseGrant) {
         let LeaseGrant { life, asked_ms, lease_ms, log_time } = grant;
         // What an earlier life of this process asked for was granted for what that one had applied.
-        if life != self.config.token_start && !plant::on(Plant::OldLifeGrant) {
+        if life != self.config.token_start {
             return;
         }
         // A grant that claims to be from the future, or for longer than leases last, is none.

@@ -244,7 +244,7 @@ impl Group {
         let (index, term) = (metadata.index, metadata.term);
         self.step(message, counters);
         let taken = self.pending_snapshot() == Some((index, term)) && before != Some((index, term));
-        if taken || plant::on(Plant::AnyBody) {
+        if taken {
             self.body = Some((index, term, body));
         }
     }
@@ -402,10 +402,7 @@ impl Group {
                 actions.push(Action::Restore { group: self.id, index: Index(index), body });
                 self.node.advance_apply_to(index);
             }
-            for mut outgoing in ready.messages {
-                if plant::on(Plant::LateBody) && outgoing.body.is_some() {
-                    outgoing.body = self.node.store().sendable.as_ref().map(|(_, body)| body.clone());
-                }
+            for outgoing in ready.messages {
                 outbox.add_message(self.id, outgoing, &mut counters);
             }
         }
@@ -603,7 +600,7 @@ impl Group {
         let index = snapshot.get_metadata().index;
         let term = snapshot.get_metadata().term;
         let kept = self.body.take();
-        let of_it = |of: &(u64, u64, Bytes)| (of.0, of.1) == (index, term) || plant::on(Plant::AnyBody);
+        let of_it = |of: &(u64, u64, Bytes)| (of.0, of.1) == (index, term);
         let Some((_, _, body)) = kept.filter(of_it) else {
             let text = format!("the core installs a snapshot at index {index} of term {term}, whose state is not here");
             self.broken.get_or_insert(text);

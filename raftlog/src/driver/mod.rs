@@ -28,10 +28,7 @@ use self::{
     group::{Group, Outbox},
     random::Random,
 };
-use crate::{
-    plant::{self, Plant},
-    types::{GroupId, Index, NodeId},
-};
+use crate::types::{GroupId, Index, NodeId};
 
 pub use self::{
     action::{Action, Committed, Content, GroupStatus, Rejection, Role, SnapshotFile},
@@ -162,7 +159,7 @@ impl Driver {
         }
         if let Some(message) = decoded
             && message.msg_type() == MessageType::MsgSnapshot
-            && (message.get_snapshot().get_metadata().index == index.0 || plant::on(Plant::AnyBody))
+            && message.get_snapshot().get_metadata().index == index.0
         {
             found.step_snapshot(message, body, &mut self.counters);
         } else {

@@ -13,7 +13,7 @@ use raftlog::{
 };
 
 use super::*;
-use crate::replica::ReplicaConfig;
+use crate::{replica::ReplicaConfig, words::LeaseGrant};
 
 struct One {
     replica: Replica,
@@ -252,4 +252,19 @@ fn a_server_that_comes_back_is_looked_at_anew() {
     one.replica.handle_view(backend(1), View::Up);
     one.run(20);
     assert_eq!(one.replica.control().verdict(backend(1)).view, View::Up);
+}
+
+#[test]
+fn a_grant_for_an_earlier_life_is_none() {
+    let mut one = One::serving();
+    one.now_ms += 1;
+    one.replica.set_now(one.now_ms);
+    let before = one.replica.control_lease();
+    let log_time = before.log_time;
+    let grant = |life| LeaseGrant { life, asked_ms: one.now_ms, lease_ms: 1000, log_time };
+    let (own, other) = (grant(0), grant(1));
+    one.replica.take_lease(GroupId(0), other);
+    assert_eq!(one.replica.control_lease(), before);
+    one.replica.take_lease(GroupId(0), own);
+    assert_eq!(one.replica.control_lease().asked_ms, one.now_ms);
 }

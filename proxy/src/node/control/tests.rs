@@ -160,7 +160,11 @@ fn an_instance_that_starts_or_stops_is_unavailable() {
 fn keys_come_in_pages_of_bounded_size() {
     let fixture = Fixture::starting();
     let mut table = ControlTable::default();
-    for index in 1..=40 {
+    let founders = Vec::new();
+    let birth =
+        Birth { fleet: FleetId(1), pick_key: [0; 16], pin_groups: 1, lease_ms: 1000, founders, pools: Vec::new() };
+    table.apply(Revision(1), LogTime(0), &ControlCommand::Birth(birth));
+    for index in 2..=41 {
         let put = ControlCommand::KvPut { key: format!("k{index:02}"), value: vec![0; 256 << 10], if_revision: None };
         table.apply(Revision(index), LogTime(0), &put);
     }
