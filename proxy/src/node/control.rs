@@ -202,11 +202,23 @@ impl Control for Fleet {
     }
 
     async fn member_add(&self, member: MemberAddress) -> Result<Applied> {
+        let leaving = self.inner.shared.leaving();
+        let control = self.inner.shared.control();
+        if control.departed().any(|(id, old)| leaving.contains(&id) && old.address.label == member.label) {
+            let text = format!("some groups still count the old {}: ask again in a moment", member.label);
+            return Err(ControlError::Conflict(text));
+        }
+        drop(control);
         self.submit(ControlCommand::MemberAdd(member), false).await
     }
 
     async fn member_remove(&self, label: String) -> Result<Applied> {
         let id = self.member_id(&label).await?;
+        if label == self.inner.label {
+            // It would not be told how that ends.
+            let text = format!("{label} cannot see its own removal through: ask another instance");
+            return Err(ControlError::Conflict(text));
+        }
         let applied = self.submit(ControlCommand::MemberRemove(id), true).await?;
         // Where two vote, both must run until the groups have let go of the one that leaves.
         let deadline = tokio::time::Instant::now() + PATIENCE;

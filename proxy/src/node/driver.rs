@@ -257,9 +257,13 @@ impl Loop {
         }
         // A removed member is still a peer until the groups have let go of it.
         let leaving = self.shared.leaving();
-        let departed = table
-            .departed()
-            .filter(|(id, member)| leaving.contains(id) && table.member_by_label(&member.address.label).is_none());
+        let departed = table.departed().filter(|(id, member)| {
+            let label = &member.address.label;
+            let bears = |other: &flow::control::Member| other.address.label == *label;
+            // One link a label: to the newest of those that bore it.
+            let newer = table.departed().any(|(other, by)| other > *id && leaving.contains(&other) && bears(by));
+            leaving.contains(id) && !newer && table.member_by_label(label).is_none()
+        });
         let peers: Vec<PeerAddress> = table
             .members()
             .chain(departed)

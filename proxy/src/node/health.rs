@@ -179,6 +179,9 @@ impl Task {
         let gone = self.backends.keys().filter(|id| !members.contains_key(id)).copied();
         self.untold.extend(gone.map(|id| (id, View::Unknown)).collect::<Vec<_>>());
         self.backends.retain(|id, backend| members.get(id).is_some_and(|(_, _, spec)| *spec == backend.spec));
+        // One that came and went between two looks is said again: the replica has forgotten it meanwhile.
+        let kept = self.backends.iter().map(|(id, backend)| (*id, backend.counter.view()));
+        self.untold.extend(kept.filter(|(_, view)| *view != View::Unknown));
         for (id, (name, address, spec)) in members {
             self.backends.entry(id).or_insert_with(|| {
                 self.lives += 1;

@@ -24,7 +24,9 @@ pub async fn keep(fleet: Fleet, mut controls: watch::Receiver<()>) {
             changed = controls.changed() => if changed.is_err() { return },
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
         }
-        let mut news = names.follow(member_names(&fleet), Instant::now());
+        if names.follow(member_names(&fleet), Instant::now()) {
+            fleet.set_resolved(names.addresses());
+        }
         for name in names.due(Instant::now()) {
             let found = timeout(LOOKUP_PATIENCE, tokio::net::lookup_host((name.as_str(), 0))).await;
             let found: Result<Vec<IpAddr>, String> = match found {
@@ -35,7 +37,8 @@ pub async fn keep(fleet: Fleet, mut controls: watch::Receiver<()>) {
             match names.looked_up(&name, &found, Instant::now()) {
                 Some(Change::Found(address)) => {
                     info!(name, %address, "a member's name was looked up");
-                    news = true;
+                    // The next look-up may take its time.
+                    fleet.set_resolved(names.addresses());
                 }
                 Some(Change::Failing) => {
                     let error = found.err().unwrap_or_else(|| "it has no address".to_owned());
@@ -46,9 +49,6 @@ pub async fn keep(fleet: Fleet, mut controls: watch::Receiver<()>) {
             if names.is_failing(&name) {
                 fleet.inner.lookups_failed.fetch_add(1, Ordering::Relaxed);
             }
-        }
-        if news {
-            fleet.set_resolved(names.addresses());
         }
     }
 }

@@ -92,7 +92,7 @@ fn an_instance_that_waits_for_its_fleet_can_be_stopped() {
 #[test]
 fn a_leader_that_leaves_hands_over() {
     // It stays until its client goes, and is silent for less than this: nobody has a reason for an election.
-    let timing = "drain_timeout = \"1h\"\nelection_timeout = \"5s\"";
+    let timing = "drain_timeout = \"1h\"\nelection_timeout = \"2s\"";
     let mut fleet = Fleet::started(Plan { fleet: timing.to_owned(), ..Plan::default() });
     let given = fleet.ask_all(0, 0..20);
     let leader = (fleet.leader() + 1) % 3;
