@@ -53,7 +53,11 @@ pub const PATHS: &[PathEntry] = &[
     get("/peer/list", "The members of the fleet.", &[]),
     get("/members", "The members of the fleet.", &[]),
     post("/members", "Adds an instance as a learner.", Some(MEMBER_EXAMPLE)),
-    delete("/members/{label}", "Removes an instance for good.", &[]),
+    delete(
+        "/members/{label}",
+        "Removes an instance for good; answers once all groups have let go of it. Leave it running until then.",
+        &[],
+    ),
     post("/members/{label}/promote", "Makes a learner a voter.", None),
     post("/members/{label}/transfer", "Hands the leadership to this instance.", None),
     post("/shutdownGrpc", "Comes with a later version.", None),
