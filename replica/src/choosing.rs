@@ -65,7 +65,7 @@ impl Choosing {
         }
     }
 
-    /// What a choice waits for was applied here.
+    /// The Assign of a choice was applied here.
     pub fn applied(&mut self, ticket: Ticket) {
         if let Some(question) = self.questions.get_mut(&ticket) {
             question.fresh = true;
@@ -147,11 +147,6 @@ impl Replica {
             _ => Err(question.otherwise),
         };
         self.outputs.push(Output::Chosen(ticket, answer));
-    }
-
-    /// The Assign of a choice was applied here.
-    pub(crate) fn choice_applied(&mut self, ticket: Ticket) {
-        self.choosing.applied(ticket);
     }
 
     fn finish(&mut self, ticket: Ticket, answer: Result<Answered, Refusal>) {

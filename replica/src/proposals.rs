@@ -64,7 +64,7 @@ impl Replica {
                 let epoch = self.control.table.epoch();
                 self.outputs.push(Output::Submitted(ticket, Ok(ControlOutcome::Done { revision, epoch })));
             }
-            (Asker::Choice(ticket), Outcome::Pin(_)) => self.choice_applied(ticket),
+            (Asker::Choice(ticket), Outcome::Pin(_)) => self.choosing.applied(ticket),
             (Asker::Choice(_), Outcome::Control(_)) => {}
         }
     }

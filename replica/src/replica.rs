@@ -77,8 +77,8 @@ pub struct Replica {
     /// Removed members that some group still counts.
     leaving: BTreeSet<InstanceId>,
     leaving_changed: bool,
-    /// As of this many members and that next id: who is leaving is looked for anew when they change.
-    members_seen: (usize, InstanceId),
+    /// The number of members and the next id as of which `leaving` was found; none when a group changed its own since.
+    members_seen: Option<(usize, InstanceId)>,
     /// When votes and verdicts are compared again with what should be, unless something changes before.
     pub(crate) votes_due_ms: u64,
     /// It was said that the fleet's lease is not the configured one.
@@ -213,7 +213,7 @@ impl Replica {
             removed: false,
             leaving: BTreeSet::new(),
             leaving_changed: false,
-            members_seen: (0, InstanceId(0)),
+            members_seen: None,
             votes_due_ms: 0,
             lease_compared: false,
             health: Health::Good,
@@ -558,7 +558,7 @@ impl Replica {
     fn apply(&mut self, group: GroupId, entries: &[raftlog::driver::Committed]) {
         let me = self.config.driver.id;
         if entries.iter().any(|entry| matches!(entry.content, Content::Members(_))) {
-            self.members_seen = (0, InstanceId(0));
+            self.members_seen = None;
         }
         let outcomes = match group.0.checked_sub(1) {
             None => {
@@ -588,7 +588,7 @@ impl Replica {
     /// Finds the removed members that some group still counts, if any member came or went.
     fn look_for_leaving(&mut self) {
         let table = &self.control.table;
-        let seen = (table.members().count(), table.next_instance());
+        let seen = Some((table.members().count(), table.next_instance()));
         if seen == self.members_seen {
             return;
         }
@@ -622,7 +622,7 @@ impl Replica {
             Ok(()) => self.choosing.wake(group),
             Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
         }
-        self.members_seen = (0, InstanceId(0));
+        self.members_seen = None;
         self.look_for_leaving();
         self.answer_reads(group);
     }
