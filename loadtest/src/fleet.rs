@@ -1,6 +1,7 @@
 //! What the judge can do to a fleet, whichever product it is.
 
 pub mod haproxy;
+pub(crate) mod hosts;
 pub mod process;
 pub mod rocinante;
 pub mod site;

@@ -12,23 +12,20 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 
-use super::process::Process;
+use super::hosts::{Hosts, label_of};
 use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, POOL_PORTS, REST_PORT, Site};
 use super::{Change, Fleet, POOLS, Server};
 use crate::ask::Door;
 use crate::error::{Error, Result};
 use crate::judge::InstanceId;
-use crate::relay::{Relays, Way};
+use crate::relay::Way;
 
 /// The fleet: one process per instance, a relay before the peers port of each.
 #[derive(Debug)]
 pub struct HaProxy {
     binary: PathBuf,
-    site: Arc<Site>,
-    instances: Vec<Mutex<Option<Process>>>,
-    relays: Relays,
+    hosts: Hosts,
 }
 
 impl HaProxy {
@@ -39,32 +36,12 @@ impl HaProxy {
             std::fs::write(&config, configuration(&site, id, size, servers))
                 .map_err(Error::io(format!("writing {}", config.display())))?;
         }
-        let pairs: Vec<(SocketAddr, SocketAddr)> = (0..size)
-            .map(|id| site.instance(InstanceId(id)))
-            .map(|address| ((address, GRPC_PORT).into(), (address, GRPC_BEHIND_RELAY_PORT).into()))
-            .collect();
-        let relays = Relays::start(&pairs).await?;
-        Ok(HaProxy { binary, site, instances: (0..size).map(|_| Mutex::new(None)).collect(), relays })
-    }
-
-    fn ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
-        (0..self.instances.len()).map(|index| InstanceId(index as u8))
-    }
-
-    fn slot(&self, instance: InstanceId) -> Result<&Mutex<Option<Process>>> {
-        self.instances.get(usize::from(instance.0)).ok_or_else(|| Error::Usage(format!("no instance {}", instance.0)))
-    }
-
-    async fn signal(&self, instance: InstanceId, signal: Signal) -> Result<()> {
-        match self.slot(instance)?.lock().await.as_ref() {
-            Some(process) => process.signal(signal),
-            None => Err(Error::Fleet(format!("haproxy {} does not run", label_of(instance)))),
-        }
+        Ok(HaProxy { binary, hosts: Hosts::new(site, size).await? })
     }
 
     /// One command of the runtime API; anything it says that is no confirmation is an error.
     async fn command(&self, instance: InstanceId, command: &str) -> Result<String> {
-        let address = SocketAddr::from((self.site.instance(instance), REST_PORT));
+        let address = SocketAddr::from((self.hosts.site.instance(instance), REST_PORT));
         let exchange = async {
             let mut stream = TcpStream::connect(address).await?;
             stream.write_all(format!("{command}\n").as_bytes()).await?;
@@ -92,7 +69,7 @@ impl HaProxy {
         match change {
             Change::Add(server) => {
                 let (name, address, weight) = (&server.name, server.address, server.weight);
-                let source = self.site.instance(instance);
+                let source = self.hosts.site.instance(instance);
                 let add = format!("add server {pool}/{name} {address} weight {weight} source {source} check {CHECK}");
                 self.confirmed(instance, &add).await?;
                 self.confirmed(instance, &format!("enable health {pool}/{name}")).await?;
@@ -115,12 +92,6 @@ impl HaProxy {
             Change::Enable(name) => self.confirmed(instance, &format!("set server {pool}/{name} state ready")).await,
         }
     }
-
-    fn set_ways(&self, instance: InstanceId, way: Way) {
-        for other in self.ids().filter(|other| *other != instance) {
-            self.relays.set_between(self.site.instance(instance), self.site.instance(other), way);
-        }
-    }
 }
 
 #[async_trait]
@@ -130,7 +101,7 @@ impl Fleet for HaProxy {
     }
 
     fn size(&self) -> usize {
-        self.instances.len()
+        self.hosts.size()
     }
 
     fn label(&self, instance: InstanceId) -> String {
@@ -138,24 +109,22 @@ impl Fleet for HaProxy {
     }
 
     fn entrance(&self, instance: InstanceId, pool: usize) -> SocketAddr {
-        (self.site.instance(instance), POOL_PORTS.get(pool).copied().unwrap_or_default()).into()
+        self.hosts.entrance(instance, pool)
     }
 
     fn source(&self, instance: InstanceId) -> IpAddr {
-        self.site.instance(instance)
+        self.hosts.site.instance(instance)
     }
 
     async fn start(&self, instance: InstanceId) -> Result<()> {
-        let mut slot = self.slot(instance)?.lock().await;
         let label = label_of(instance);
         let mut command = Command::new(&self.binary);
-        command.current_dir(self.site.directory()).args(["-db", "-L", &label, "-f", &format!("{label}.cfg")]);
-        *slot = Some(Process::start(command, &self.site.directory().join(format!("{label}.log")))?);
-        Ok(())
+        command.args(["-db", "-L", &label, "-f", &format!("{label}.cfg")]);
+        self.hosts.start(instance, command).await
     }
 
     async fn obituary(&self, instance: InstanceId) -> Option<String> {
-        self.slot(instance).ok()?.lock().await.as_mut()?.obituary()
+        self.hosts.obituary(instance).await
     }
 
     async fn is_ready(&self, instance: InstanceId) -> bool {
@@ -163,14 +132,11 @@ impl Fleet for HaProxy {
     }
 
     async fn kill(&self, instance: InstanceId) -> Result<()> {
-        match self.slot(instance)?.lock().await.take() {
-            Some(mut process) => process.kill().await,
-            None => Ok(()),
-        }
+        self.hosts.kill(instance).await
     }
 
     async fn terminate(&self, instance: InstanceId) -> Result<()> {
-        let Some(mut process) = self.slot(instance)?.lock().await.take() else { return Ok(()) };
+        let Some(mut process) = self.hosts.take(instance).await? else { return Ok(()) };
         process.signal(Signal::USR1)?;
         if process.wait(TERMINATE_DEADLINE).await.is_none() {
             process.kill().await?;
@@ -179,11 +145,11 @@ impl Fleet for HaProxy {
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<()> {
-        self.signal(instance, Signal::STOP).await
+        self.hosts.signal(instance, Signal::STOP).await
     }
 
     async fn resume(&self, instance: InstanceId) -> Result<()> {
-        self.signal(instance, Signal::CONT).await
+        self.hosts.signal(instance, Signal::CONT).await
     }
 
     /// There is none; the first one stands in for it.
@@ -192,19 +158,19 @@ impl Fleet for HaProxy {
     }
 
     async fn isolate(&self, instance: InstanceId) -> Result<()> {
-        self.set_ways(instance, Way::Stalled);
+        self.hosts.set_ways(instance, Way::Stalled);
         Ok(())
     }
 
     async fn rejoin(&self, instance: InstanceId) -> Result<()> {
-        self.set_ways(instance, Way::Open);
+        self.hosts.set_ways(instance, Way::Open);
         Ok(())
     }
 
     /// Nobody passes a change on, so every instance has to be told.
     async fn change(&self, pool: usize, change: &Change, _via: &[InstanceId]) -> Result<()> {
         let pool = POOLS.get(pool).ok_or_else(|| Error::Usage(format!("no pool {pool}")))?.name;
-        for id in self.ids() {
+        for id in self.hosts.ids() {
             self.change_one(id, pool, change).await?;
         }
         Ok(())
@@ -215,14 +181,11 @@ impl Fleet for HaProxy {
     }
 
     async fn stop(&self) {
-        for slot in &self.instances {
-            // Dropping a process kills it and waits.
-            drop(slot.lock().await.take());
-        }
+        self.hosts.stop().await;
     }
 
     fn logs(&self) -> Option<PathBuf> {
-        Some(self.site.directory().to_path_buf())
+        Some(self.hosts.site.directory().to_path_buf())
     }
 }
 
@@ -254,10 +217,6 @@ fn configuration(site: &Site, instance: InstanceId, size: u8, servers: &[Server]
         }
     }
     text
-}
-
-fn label_of(instance: InstanceId) -> String {
-    char::from(b'a'.saturating_add(instance.0)).to_string()
 }
 
 const CHECK: &str = "inter 500ms rise 2 fall 2";

@@ -8,24 +8,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::Signal;
-use tokio::sync::Mutex;
 
-use super::process::{self, Process};
+use super::hosts::{Hosts, label_of};
+use super::process;
 use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, METRICS_PORT, POOL_PORTS, REST_PORT, Site};
 use super::{Change, Fleet, POOLS, Server};
 use crate::ask::Door;
 use crate::error::{Error, Result};
 use crate::http;
 use crate::judge::InstanceId;
-use crate::relay::{Relays, Way};
+use crate::relay::Way;
 
 /// The fleet: one process per instance, a relay before each.
 #[derive(Debug)]
 pub struct Rocinante {
     binary: PathBuf,
-    site: Arc<Site>,
-    instances: Vec<Mutex<Option<Process>>>,
-    relays: Relays,
+    hosts: Hosts,
 }
 
 impl Rocinante {
@@ -34,39 +32,11 @@ impl Rocinante {
         let config = site.directory().join(CONFIG_FILE);
         std::fs::write(&config, configuration(&site, size, servers))
             .map_err(Error::io(format!("writing {}", config.display())))?;
-        let ids = (0..size).map(InstanceId);
-        let pairs: Vec<(SocketAddr, SocketAddr)> = ids
-            .map(|id| site.instance(id))
-            .map(|address| ((address, GRPC_PORT).into(), (address, GRPC_BEHIND_RELAY_PORT).into()))
-            .collect();
-        let relays = Relays::start(&pairs).await?;
-        let instances = (0..size).map(|_| Mutex::new(None)).collect();
-        Ok(Rocinante { binary, site, instances, relays })
+        Ok(Rocinante { binary, hosts: Hosts::new(site, size).await? })
     }
 
     fn rest(&self, instance: InstanceId) -> SocketAddr {
-        (self.site.instance(instance), REST_PORT).into()
-    }
-
-    fn ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
-        (0..self.instances.len()).map(|index| InstanceId(index as u8))
-    }
-
-    fn slot(&self, instance: InstanceId) -> Result<&Mutex<Option<Process>>> {
-        self.instances.get(usize::from(instance.0)).ok_or_else(|| Error::Usage(format!("no instance {}", instance.0)))
-    }
-
-    async fn signal(&self, instance: InstanceId, signal: Signal) -> Result<()> {
-        match self.slot(instance)?.lock().await.as_ref() {
-            Some(process) => process.signal(signal),
-            None => Err(Error::Fleet(format!("instance {} does not run", label_of(instance)))),
-        }
-    }
-
-    fn set_ways(&self, instance: InstanceId, way: Way) {
-        for other in self.ids().filter(|other| *other != instance) {
-            self.relays.set_between(self.site.instance(instance), self.site.instance(other), way);
-        }
+        (self.hosts.site.instance(instance), REST_PORT).into()
     }
 }
 
@@ -77,7 +47,7 @@ impl Fleet for Rocinante {
     }
 
     fn size(&self) -> usize {
-        self.instances.len()
+        self.hosts.size()
     }
 
     fn label(&self, instance: InstanceId) -> String {
@@ -85,27 +55,23 @@ impl Fleet for Rocinante {
     }
 
     fn entrance(&self, instance: InstanceId, pool: usize) -> SocketAddr {
-        (self.site.instance(instance), POOL_PORTS.get(pool).copied().unwrap_or_default()).into()
+        self.hosts.entrance(instance, pool)
     }
 
     fn source(&self, instance: InstanceId) -> IpAddr {
-        self.site.instance(instance)
+        self.hosts.site.instance(instance)
     }
 
     async fn start(&self, instance: InstanceId) -> Result<()> {
-        let mut slot = self.slot(instance)?.lock().await;
-        let label = label_of(instance);
         let mut command = Command::new(&self.binary);
         command
-            .current_dir(self.site.directory())
-            .args(["run", "--config", CONFIG_FILE, "--instance", &label, "--grpc-listen"])
-            .arg(SocketAddr::from((self.site.instance(instance), GRPC_BEHIND_RELAY_PORT)).to_string());
-        *slot = Some(Process::start(command, &self.site.directory().join(format!("{label}.log")))?);
-        Ok(())
+            .args(["run", "--config", CONFIG_FILE, "--instance", &label_of(instance), "--grpc-listen"])
+            .arg(SocketAddr::from((self.hosts.site.instance(instance), GRPC_BEHIND_RELAY_PORT)).to_string());
+        self.hosts.start(instance, command).await
     }
 
     async fn obituary(&self, instance: InstanceId) -> Option<String> {
-        self.slot(instance).ok()?.lock().await.as_mut()?.obituary()
+        self.hosts.obituary(instance).await
     }
 
     async fn is_ready(&self, instance: InstanceId) -> bool {
@@ -114,14 +80,11 @@ impl Fleet for Rocinante {
     }
 
     async fn kill(&self, instance: InstanceId) -> Result<()> {
-        match self.slot(instance)?.lock().await.take() {
-            Some(mut process) => process.kill().await,
-            None => Ok(()),
-        }
+        self.hosts.kill(instance).await
     }
 
     async fn terminate(&self, instance: InstanceId) -> Result<()> {
-        let Some(mut process) = self.slot(instance)?.lock().await.take() else { return Ok(()) };
+        let Some(mut process) = self.hosts.take(instance).await? else { return Ok(()) };
         process.signal(Signal::TERM)?;
         match process.wait(TERMINATE_DEADLINE).await {
             Some(status) if status.success() => Ok(()),
@@ -135,16 +98,16 @@ impl Fleet for Rocinante {
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<()> {
-        self.signal(instance, Signal::STOP).await
+        self.hosts.signal(instance, Signal::STOP).await
     }
 
     async fn resume(&self, instance: InstanceId) -> Result<()> {
-        self.signal(instance, Signal::CONT).await
+        self.hosts.signal(instance, Signal::CONT).await
     }
 
     async fn leader(&self) -> Result<Option<InstanceId>> {
         let mut leaders = Vec::new();
-        for id in self.ids() {
+        for id in self.hosts.ids() {
             let Ok(response) = http::get(self.rest(id), "/role", REST_DEADLINE).await else { continue };
             let role: serde_json::Value = serde_json::from_slice(&response.body)
                 .map_err(|error| Error::Fleet(format!("/role of {} is not JSON: {error}", label_of(id))))?;
@@ -157,19 +120,19 @@ impl Fleet for Rocinante {
     }
 
     async fn isolate(&self, instance: InstanceId) -> Result<()> {
-        self.set_ways(instance, Way::Stalled);
+        self.hosts.set_ways(instance, Way::Stalled);
         Ok(())
     }
 
     async fn rejoin(&self, instance: InstanceId) -> Result<()> {
-        self.set_ways(instance, Way::Open);
+        self.hosts.set_ways(instance, Way::Open);
         Ok(())
     }
 
     async fn change(&self, pool: usize, change: &Change, via: &[InstanceId]) -> Result<()> {
         let pool = POOLS.get(pool).ok_or_else(|| Error::Usage(format!("no pool {pool}")))?.name;
         let mut command = Command::new(&self.binary);
-        command.current_dir(self.site.directory()).arg("server");
+        command.current_dir(self.hosts.site.directory()).arg("server");
         match change {
             Change::Add(server) => {
                 command.args(["add", pool, &server.name, &server.address.to_string()]);
@@ -196,14 +159,11 @@ impl Fleet for Rocinante {
     }
 
     async fn stop(&self) {
-        for slot in &self.instances {
-            // Dropping a process kills it and waits.
-            drop(slot.lock().await.take());
-        }
+        self.hosts.stop().await;
     }
 
     fn logs(&self) -> Option<PathBuf> {
-        Some(self.site.directory().to_path_buf())
+        Some(self.hosts.site.directory().to_path_buf())
     }
 }
 
@@ -243,9 +203,6 @@ pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server]) -> String
 }
 
 /// The label of an instance in [`configuration`].
-pub(crate) fn label_of(instance: InstanceId) -> String {
-    char::from(b'a'.saturating_add(instance.0)).to_string()
-}
 
 /// The product's own limit, `drain_timeout`, plus time to write its log.
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
