@@ -1,6 +1,6 @@
 //! The typed numbers of Raft (Ongaro 2014) and the records a log keeps.
 
-use std::fmt;
+use std::{fmt, io};
 
 use bytes::Bytes;
 
@@ -55,6 +55,16 @@ pub enum Record {
         /// The term of the entry at that index.
         term: Term,
     },
+}
+
+/// A group's state at one index, as bytes: an immutable view, of which handing out another is cheap, and which the group
+/// does not wait for.
+pub trait State: Send + Sync {
+    /// Writes all of it, in pieces of any size.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn write_to(&self, out: &mut dyn io::Write) -> io::Result<()>;
 }
 
 macro_rules! display_number {

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | 1 | version, 1 |
 //! | then each item: 4 | group |
-//! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word |
+//! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word, 4 beat |
 //! | 4 | length of what follows |
-//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque |
+//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender may lead (1) |
 //!
 //! Numbers are big-endian. A frame has at most [`FRAME_BYTES_MAX`] bytes.
 
@@ -26,6 +26,8 @@ pub enum Item {
     Refuse { token: u64, reason: Rejection },
     /// The owner's.
     Word(Bytes),
+    /// The sender runs; it comes at even intervals.
+    Beat { may_lead: bool },
 }
 
 /// The bytes are no frame.
@@ -79,6 +81,7 @@ impl Item {
             Self::Propose { .. } => 1,
             Self::Refuse { .. } => 2,
             Self::Word(_) => 3,
+            Self::Beat { .. } => 4,
         }
     }
 
@@ -87,6 +90,7 @@ impl Item {
             Self::Raft(bytes) | Self::Word(bytes) => bytes.len(),
             Self::Propose { data, .. } => 16 + data.len(),
             Self::Refuse { .. } => 9,
+            Self::Beat { .. } => 1,
         }
     }
 
@@ -106,6 +110,7 @@ impl Item {
                     Rejection::TooLarge => 2,
                 });
             }
+            Self::Beat { may_lead } => out.put_u8(u8::from(*may_lead)),
         }
     }
 }
@@ -146,6 +151,7 @@ fn decode_item(kind: u8, mut body: Bytes) -> Result<Item, Malformed> {
             },
         },
         3 => Item::Word(body),
+        4 if body.len() == 1 && body[0] <= 1 => Item::Beat { may_lead: body[0] == 1 },
         _ => return Err(Malformed),
     })
 }
@@ -166,6 +172,7 @@ mod tests {
             (GroupId(7), Item::Propose { origin: NodeId(2), token: 9, data: Bytes::from_static(b"data") }),
             (GroupId(7), Item::Refuse { token: 9, reason: Rejection::Overloaded }),
             (GroupId(1), Item::Word(Bytes::new())),
+            (GroupId(0), Item::Beat { may_lead: true }),
         ]
     }
 
@@ -189,7 +196,7 @@ mod tests {
         let whole = frames(&items()).remove(0);
         for end in 0..whole.len() {
             let cut = decode(&whole.slice(..end));
-            assert!(cut.is_err() || cut.is_ok_and(|items| items.len() < 4), "cut at {end}");
+            assert!(cut.is_err() || cut.is_ok_and(|items| items.len() < 5), "cut at {end}");
         }
         for place in 0..whole.len() {
             for bit in 0..8 {

@@ -1,29 +1,33 @@
-//! One Raft group: the core of TiKV, its log in memory, and what is on its way to the disk.
+//! One Raft group: the core of TiKV, its log, and what is on its way to the disk.
+
+mod log_time;
+mod ready;
+mod snapshots;
+
+pub use self::ready::Round;
 
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost011::Message as _;
 use raft::{
-    Config, INVALID_ID, RawNode, SnapshotStatus, StateRole, Storage,
-    eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot},
+    Config, INVALID_ID, RawNode, StateRole,
+    eraftpb::{ConfState, Entry, HardState, Message, MessageType},
 };
 
+use self::{log_time::Clock, snapshots::Taking};
 use super::{
     Frames,
-    action::{Action, Committed, Content, GroupStatus, Rejection, Role, SnapshotFile},
+    action::{Action, Committed, GroupStatus, Install, Rejection, Role},
     config::{Counters, DriverConfig, GroupStart},
     entry::{content, decode_entry},
     frame::Item,
-    members::{MemberChange, Members, decode_meta, encode_meta},
+    members::{MemberChange, Members, decode_meta},
     memlog::{MemLog, entry_time},
     random::Random,
     sound::{sound, timely},
 };
-use crate::{
-    plant::{self, Plant},
-    types::{GroupId, Index, NodeId, Record, Term},
-};
+use crate::types::{GroupId, Index, NodeId, Record, Term};
 
 pub struct Group {
     id: GroupId,
@@ -33,69 +37,50 @@ pub struct Group {
     in_flight: VecDeque<InFlight>,
     /// Entries to be proposed with the next drain, with their tokens.
     proposals: Vec<Entry>,
-    /// Ticks since the leader was heard, and how many of them start an election.
-    silence: usize,
-    patience: usize,
+    /// The tick at which this replica starts an election, unless it hears of the leader before.
+    deadline: u64,
+    /// Elections in a row that led to nothing.
+    attempts: u32,
     /// The clock of the present leadership, which goes on from the log time of the log. What it has come to and no
     /// entry carries is forgotten with it: nobody else can know of it.
     clock: Option<Clock>,
     applied_time_ms: u64,
-    /// The state of the snapshot that the core is about to install, with its index and term.
-    body: Option<(u64, u64, Bytes)>,
     /// What is wrong beyond repair.
     broken: Option<String>,
-    /// A snapshot that was taken and is to be stored.
-    file: Option<SnapshotFile>,
-    /// The round that stores the last snapshot taken, until it is on disk.
-    storing: Option<u64>,
+    /// The snapshot that is being stored.
+    taking: Option<Taking>,
+    /// A snapshot that is stored: to be noted in the log.
+    taken: Option<(Index, Term)>,
     /// A snapshot was asked for: taken once this index is applied, for it would let go of nothing before.
     snapshot_due: Option<u64>,
+    /// No snapshot is asked for before this time: the last one could not be stored.
+    no_snapshot_before_ms: u64,
+    /// Reads to be proven with the next drain, and those on their way by the first of each batch.
+    reads: Vec<u64>,
+    batches: VecDeque<(u64, Vec<u64>)>,
     shown: (Role, u64, u64),
-}
-
-/// Log time goes on as monotonic time does, but for the time in which this process did not run: nobody could refresh
-/// anything then, so nothing shall expire by it.
-#[derive(Clone, Copy)]
-struct Clock {
-    /// Of the leadership in this term.
-    term: u64,
-    time_ms: u64,
-    seen_ms: u64,
 }
 
 struct InFlight {
     round: u64,
     number: u64,
-    messages: Vec<Outgoing>,
-    restore: Option<(u64, u64, Bytes)>,
-}
-
-/// A message, with the state that goes with it if it is a snapshot's: bound to each other when the message was made, for
-/// it may have to wait for the disk.
-struct Outgoing {
-    message: Message,
-    body: Option<Bytes>,
+    messages: Vec<Message>,
+    restore: Option<(u64, u64)>,
 }
 
 /// What leaves with this round.
 #[derive(Default)]
 pub struct Outbox {
     pub frames: Frames,
-    pub snapshots: Vec<(NodeId, GroupId, Bytes, Bytes)>,
+    pub snapshots: Vec<Action>,
 }
 
 /// What this round stores.
 pub struct Persist {
-    round: u64,
+    pub round: u64,
     records: Vec<Record>,
-    files: Vec<SnapshotFile>,
+    installs: Vec<Install>,
     sync: bool,
-}
-
-impl Clock {
-    fn at(&self, now_ms: u64) -> u64 {
-        self.time_ms + now_ms.saturating_sub(self.seen_ms).min(CLOCK_STEP_MS_MAX)
-    }
 }
 
 impl Outbox {
@@ -103,33 +88,35 @@ impl Outbox {
         self.frames.entry(to).or_default().add(group, &item);
     }
 
-    fn add_message(&mut self, group: GroupId, outgoing: Outgoing, counters: &mut Counters) {
-        let Outgoing { message, body } = outgoing;
+    fn add_message(&mut self, group: GroupId, message: &Message, counters: &mut Counters) {
         let to = NodeId(message.to);
         match message.msg_type() {
             MessageType::MsgAppend => counters.appends_sent += 1,
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => counters.votes_sent += 1,
             _ => {}
         }
-        let bytes = message.encode_to_vec().into();
-        match body {
-            Some(body) => self.snapshots.push((to, group, bytes, body)),
-            None => self.add(to, group, Item::Raft(bytes)),
+        let bytes: Bytes = message.encode_to_vec().into();
+        if message.msg_type() == MessageType::MsgSnapshot {
+            let metadata = message.get_snapshot().get_metadata();
+            let (index, term) = (Index(metadata.index), Term(metadata.term));
+            self.snapshots.push(Action::SendSnapshot { to, group, index, term, message: bytes });
+        } else {
+            self.add(to, group, Item::Raft(bytes));
         }
     }
 }
 
 impl Persist {
     pub fn new(round: u64) -> Self {
-        Self { round, records: Vec::new(), files: Vec::new(), sync: false }
+        Self { round, records: Vec::new(), installs: Vec::new(), sync: false }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.files.is_empty()
+        self.records.is_empty() && self.installs.is_empty()
     }
 
     pub fn into_action(self) -> Action {
-        Action::Persist { round: self.round, records: self.records, files: self.files, sync: self.sync }
+        Action::Persist { round: self.round, records: self.records, installs: self.installs, sync: self.sync }
     }
 }
 
@@ -156,8 +143,9 @@ impl Group {
         log.hard_state.commit = log.hard_state.commit.min(log.last());
         let raft_config = Config {
             id: config.id.0,
-            election_tick: config.election_ticks,
-            heartbeat_tick: config.heartbeat_ticks,
+            // Ticks of the core are an election timeout's parts, and heartbeats are sent from here: both may be tuned.
+            election_tick: CORE_ELECTION_TICKS,
+            heartbeat_tick: CORE_ELECTION_TICKS - 1,
             // Elections are started from here, with seeded jitter; never by the core's own random timeout.
             min_election_tick: 1 << 40,
             max_election_tick: (1 << 40) + 1,
@@ -172,50 +160,67 @@ impl Group {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config, log, &logger)?;
-        let patience = config.election_ticks + random.up_to(config.jitter_ticks);
+        let patience = config.tuning.election_ticks + random.up_to(config.tuning.jitter_ticks);
         Ok(Self {
             id: start.group,
             me: config.id,
             node,
             in_flight: VecDeque::new(),
             proposals: Vec::new(),
-            silence: 0,
-            patience,
+            deadline: patience as u64,
+            attempts: 0,
             clock: None,
             applied_time_ms: time_ms,
-            body: None,
             broken: None,
-            file: None,
-            storing: None,
+            taking: None,
+            taken: None,
             snapshot_due: None,
+            no_snapshot_before_ms: 0,
+            reads: Vec::new(),
+            batches: VecDeque::new(),
             shown: (Role::Follower, 0, 0),
         })
     }
 
-    pub fn tick(&mut self, now_ms: u64, may_lead: bool, random: &mut Random, counters: &mut Counters) {
+    /// A part of the election timeout has passed: the core counts its timeouts in these.
+    pub fn core_tick(&mut self) {
         self.node.tick();
-        if self.leads() {
-            self.advance_clock(now_ms);
-            self.silence = 0;
-            return;
-        }
-        self.silence += 1;
-        let alone = self.node.raft.prs().is_singleton();
-        if !may_lead || (self.silence < self.patience && !alone) || !self.node.raft.promotable() {
-            return;
-        }
-        // The core takes for granted that a candidate's whole log is on disk.
-        if self.node.raft.raft_log.persisted != self.node.raft.raft_log.last_index() {
-            return;
-        }
-        self.silence = 0;
-        self.patience = self.node.raft.election_timeout() + random.up_to(self.node.raft.election_timeout() * 2 / 3);
-        counters.elections += 1;
-        // It fails only for what was just checked.
-        drop(self.node.campaign());
     }
 
-    pub fn step(&mut self, message: Message, counters: &mut Counters) {
+    /// A leader tells everybody that it is there.
+    pub fn heartbeat(&mut self) {
+        if self.leads() {
+            self.node.ping();
+        }
+    }
+
+    /// The tick at which an election is due, unless the leader is heard of before. None for who leads or may not.
+    pub fn election_due(&self) -> Option<u64> {
+        let raft = &self.node.raft;
+        if raft.state == StateRole::Leader || !raft.promotable() {
+            return None;
+        }
+        Some(if raft.prs().is_singleton() { 0 } else { self.deadline })
+    }
+
+    /// Starts an election that is due. `false`: it cannot be started yet.
+    pub fn campaign(&mut self, tick: u64, random: &mut Random, counters: &mut Counters) -> bool {
+        // The core takes for granted that a candidate's whole log is on disk.
+        if self.node.raft.raft_log.persisted != self.node.raft.raft_log.last_index() {
+            return false;
+        }
+        // Whoever loses asks again soon, then later and later: two rounds of votes must fit in between, however far the
+        // others are.
+        let wait = RETRY_TICKS << self.attempts.min(RETRIES_DOUBLED);
+        self.attempts = self.attempts.saturating_add(1);
+        self.deadline = tick + (wait + random.up_to(wait)) as u64;
+        counters.elections += 1;
+        // It fails only for what was checked by the caller.
+        drop(self.node.campaign());
+        true
+    }
+
+    pub fn step(&mut self, message: Message, clock: Ticks, counters: &mut Counters) {
         if !sound(&message, &self.node.raft) {
             return counters.frames_malformed += 1;
         }
@@ -224,7 +229,8 @@ impl Group {
         if late || !timely(&message, &self.node.raft) {
             return counters.messages_dropped += 1;
         }
-        match message.msg_type() {
+        let kind = message.msg_type();
+        match kind {
             MessageType::MsgAppend => counters.appends_received += 1,
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => counters.votes_received += 1,
             _ => {}
@@ -232,27 +238,16 @@ impl Group {
         if self.node.step(message).is_err() {
             counters.messages_dropped += 1;
         }
-        if self.node.raft.election_elapsed == 0 {
-            self.silence = 0;
+        let raft = &self.node.raft;
+        // The core sets it to zero when it hears of its leader, or votes.
+        if raft.election_elapsed == 0 && raft.state == StateRole::Follower {
+            self.hear_of_leader(clock);
         }
     }
 
-    /// A snapshot came in whole. The core may well ignore it: only the body of the one that it takes is kept.
-    pub fn step_snapshot(&mut self, message: Message, body: Bytes, counters: &mut Counters) {
-        let before = self.pending_snapshot();
-        let metadata = message.get_snapshot().get_metadata();
-        let (index, term) = (metadata.index, metadata.term);
-        self.step(message, counters);
-        let taken = self.pending_snapshot() == Some((index, term)) && before != Some((index, term));
-        if taken {
-            self.body = Some((index, term, body));
-        }
-    }
-
-    /// The index and term of the snapshot that the core is about to install.
-    fn pending_snapshot(&self) -> Option<(u64, u64)> {
-        let metadata = self.node.snap()?.get_metadata();
-        Some((metadata.index, metadata.term))
+    fn hear_of_leader(&mut self, clock: Ticks) {
+        self.attempts = 0;
+        self.deadline = clock.tick + clock.patience;
     }
 
     /// What is wrong beyond repair, once.
@@ -260,15 +255,27 @@ impl Group {
         self.broken.take()
     }
 
-    pub fn peer_down(&mut self, peer: NodeId, gone: bool, random: &mut Random) {
-        let raft = &mut self.node.raft;
-        if raft.state == StateRole::Leader {
+    /// The link to a peer broke; a leader sends it nothing at length until it answers.
+    pub fn unreachable(&mut self, peer: NodeId) -> bool {
+        let leads = self.leads();
+        if leads {
             self.node.report_unreachable(peer.0);
-        } else if gone && raft.state == StateRole::Follower && raft.leader_id == peer.0 {
-            let term = raft.term;
-            raft.become_follower(term, INVALID_ID);
-            self.patience = self.silence + 1 + random.up_to(GONE_JITTER_TICKS);
         }
+        leads
+    }
+
+    /// The peer is gone, or so it seems: if it led, this replica soon asks for votes. Whoever still hears of the leader
+    /// gives none. True if it led.
+    pub fn lose_leader(&mut self, peer: NodeId, deadline: u64) -> bool {
+        let raft = &mut self.node.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != peer.0 {
+            return false;
+        }
+        let term = raft.term;
+        raft.become_follower(term, INVALID_ID);
+        self.attempts = 0;
+        self.deadline = deadline;
+        true
     }
 
     pub fn leads(&self) -> bool {
@@ -288,27 +295,7 @@ impl Group {
         }
     }
 
-    /// The log time of an entry made now; none unless this replica leads. A leader whose clock did not start yet stands
-    /// at the last entry of its log.
-    pub fn log_time(&self, now_ms: u64) -> Option<u64> {
-        let last_ms = self.node.store().last_time_ms();
-        self.leads().then(|| self.running_clock().map_or(last_ms, |clock| clock.at(now_ms).max(last_ms)))
-    }
-
-    /// The clock, if it is of the present leadership.
-    fn running_clock(&self) -> Option<Clock> {
-        self.clock.filter(|clock| clock.term == self.node.raft.term || plant::on(Plant::ClockOutlivesLeader))
-    }
-
-    pub fn propose(
-        &mut self,
-        now_ms: u64,
-        origin: NodeId,
-        token: u64,
-        data: &[u8],
-        config: &DriverConfig,
-    ) -> Result<(), Rejection> {
-        debug_assert_eq!(config.id, self.me);
+    pub fn propose(&mut self, now_ms: u64, origin: NodeId, token: u64, data: &[u8]) -> Result<(), Rejection> {
         if self.proposals.len() >= PROPOSALS_PER_ROUND_MAX
             || self.node.raft.uncommitted_size() as u64 > UNCOMMITTED_BYTES_MAX / 2
             || self.node.raft.lead_transferee.is_some()
@@ -320,22 +307,20 @@ impl Group {
         bytes.put_u64(origin.0);
         bytes.put_u64(token);
         bytes.put_slice(data);
-        self.proposals.push(Entry {
-            data: bytes.to_vec(),
-            context: time_ms.to_be_bytes().to_vec(),
-            ..Entry::default()
-        });
+        self.proposals.push(Entry { data: bytes.into(), context: time_ms.to_be_bytes().to_vec(), ..Entry::default() });
         Ok(())
     }
 
+    /// Takes a read to be proven, together with all others of this round; `false` if that cannot be now.
     pub fn read_index(&mut self, context: u64) -> bool {
         let raft = &self.node.raft;
         let can =
             if raft.state == StateRole::Leader { raft.commit_to_current_term() } else { raft.leader_id != INVALID_ID };
-        if can {
-            self.node.read_index(context.to_be_bytes().to_vec());
+        if !can || self.reads.len() >= READS_PER_ROUND_MAX {
+            return false;
         }
-        can
+        self.reads.push(context);
+        true
     }
 
     pub fn propose_members(&mut self, now_ms: u64, change: MemberChange) -> bool {
@@ -350,90 +335,44 @@ impl Group {
         self.node.transfer_leader(to.0);
     }
 
-    pub fn snapshot_sent(&mut self, to: NodeId, arrived: bool) {
-        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-        self.node.report_snapshot(to.0, status);
+    /// Who should lead this group where leaderships are spread: the same everywhere.
+    pub fn home(&self) -> Option<NodeId> {
+        let mut voters = self.node.store().members.voters.clone();
+        voters.sort_unstable();
+        let place = (self.id.0 as usize).checked_rem(voters.len())?;
+        voters.get(place).map(|id| NodeId(*id))
     }
 
-    /// While one is on its way to the disk, another would say the same: an isolated replica whose log ends with entries
-    /// that cannot be committed would take one after the other.
-    pub fn request_snapshot(&mut self) {
-        if self.file.is_none() && self.storing.is_none() && self.snapshot_due.is_none() {
-            self.snapshot_due = Some(self.node.raft.raft_log.last_index());
-        }
+    /// A voter other than this replica that has nearly the whole log, drawn by `number`.
+    pub fn any_heir(&self, number: u64) -> Option<NodeId> {
+        let mut voters = self.node.store().members.voters.clone();
+        voters.retain(|id| *id != self.me.0);
+        voters.sort_unstable();
+        let place = number.checked_rem(voters.len() as u64)?;
+        voters.get(place as usize).map(|id| NodeId(*id)).filter(|id| self.may_inherit(*id))
     }
 
-    /// Takes the state at the applied index: to be stored, to be sent, to cut the log behind it.
-    pub fn snapshot(&mut self, index: u64, body: Bytes, config: &DriverConfig) {
-        let applied = self.node.raft.raft_log.applied;
-        if index != applied {
-            let text = format!("the state is the one at index {index}, and the log is applied up to {applied}");
-            self.broken.get_or_insert(text);
-            return;
-        }
-        let time_ms = self.applied_time_ms;
-        let log = self.node.mut_store();
-        let Ok(term) = log.term(index) else { return };
-        let mut snapshot = Snapshot::default();
-        snapshot.mut_metadata().index = index;
-        snapshot.mut_metadata().term = term;
-        *snapshot.mut_metadata().mut_conf_state() = log.members.clone();
-        // The body travels apart; the message itself carries the log time of the state.
-        snapshot.data = time_ms.to_be_bytes().to_vec();
-        let meta = encode_meta(&log.members, time_ms);
-        let wanted = log.wanted.replace(false);
-        log.cut(index.saturating_sub(config.tail_entries));
-        if wanted {
-            log.sendable = Some((snapshot, body.clone()));
-        } else if log.sendable.as_ref().is_some_and(|(old, _)| old.get_metadata().index < log.base_index) {
-            log.sendable = None;
-        }
-        self.file = Some(SnapshotFile { group: self.id, index: Index(index), term: Term(term), meta, body });
-    }
-
-    pub fn persisted(&mut self, round: u64, outbox: &mut Outbox, actions: &mut Vec<Action>) {
-        let mut counters = Counters::default();
-        self.storing = self.storing.filter(|storing| *storing > round);
-        while self.in_flight.front().is_some_and(|ready| ready.round <= round) {
-            let Some(ready) = self.in_flight.pop_front() else { return };
-            self.node.on_persist_ready(ready.number);
-            if let Some((index, time_ms, body)) = ready.restore {
-                self.applied_time_ms = time_ms;
-                actions.push(Action::Restore { group: self.id, index: Index(index), body });
-                self.node.advance_apply_to(index);
-            }
-            for outgoing in ready.messages {
-                outbox.add_message(self.id, outgoing, &mut counters);
-            }
-        }
-    }
-
-    /// Works until the core has nothing more to say.
-    pub fn drain(
-        &mut self,
-        persist: &mut Persist,
-        outbox: &mut Outbox,
-        actions: &mut Vec<Action>,
-        counters: &mut Counters,
-        config: &DriverConfig,
-    ) {
-        self.propose_all(actions, outbox);
-        while self.node.has_ready() {
-            self.handle_ready(persist, outbox, actions, counters);
-        }
-        self.show_role(actions);
-        if let Some(file) = self.file.take() {
-            persist.records.push(Record::Snapshot { group: self.id, index: file.index, term: file.term });
-            persist.files.push(file);
-            persist.sync = true;
-            self.storing = Some(persist.round);
-            counters.snapshots_taken += 1;
-        }
-        self.ask_for_snapshot(actions, config);
+    /// Whether leadership can be handed to this peer at once: it votes, answers, and has nearly the whole log.
+    pub fn may_inherit(&self, peer: NodeId) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader
+            && raft.lead_transferee.is_none()
+            && !raft.has_pending_conf()
+            && self.node.store().members.voters.contains(&peer.0)
+            && raft.prs().get(peer.0).is_some_and(|progress| {
+                progress.recent_active && progress.matched + HEIR_WITHIN >= raft.raft_log.last_index()
+            })
     }
 
     pub fn members(&self) -> Members {
         Members::of(&self.node.store().members)
+    }
+
+    /// All that are members in any way, for links to be watched.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let members = &self.node.store().members;
+        let all = members.voters.iter().chain(&members.learners).chain(&members.voters_outgoing);
+        all.chain(&members.learners_next).map(|id| NodeId(*id)).filter(|id| *id != self.me)
     }
 
     pub fn status(&self) -> GroupStatus {
@@ -445,6 +384,7 @@ impl Group {
             committed: Index(raft.raft_log.committed),
             applied: Index(raft.raft_log.applied),
             first: Index(self.node.store().base_index + 1),
+            held_bytes: self.node.store().held_bytes(),
             last: Index(raft.raft_log.last_index()),
             members: self.members(),
             matched: if self.leads() {
@@ -476,197 +416,6 @@ impl Group {
         );
     }
 
-    /// The log time now; starts the clock of a leader that has none.
-    fn advance_clock(&mut self, now_ms: u64) -> u64 {
-        let last_ms = self.node.store().last_time_ms();
-        let term = self.node.raft.term;
-        // A millisecond that has begun is not counted from its beginning: else each of many leaders would gain one.
-        let clock = self.running_clock().unwrap_or(Clock { term, time_ms: last_ms, seen_ms: now_ms + 1 });
-        let time_ms = clock.at(now_ms).max(last_ms);
-        self.clock = Some(Clock { term, time_ms, seen_ms: clock.seen_ms.max(now_ms) });
-        time_ms
-    }
-
-    fn propose_all(&mut self, actions: &mut Vec<Action>, outbox: &mut Outbox) {
-        if self.proposals.is_empty() {
-            return;
-        }
-        let entries = std::mem::take(&mut self.proposals);
-        // A replica that leads no more must not have the core pass them on: their stamps are of its own clock.
-        if self.leads() && self.append(&entries) {
-            return;
-        }
-        for entry in entries {
-            let Content::Data { origin, token, .. } = content(&entry, &ConfState::default()) else { continue };
-            let reason = if self.leads() { Rejection::Overloaded } else { Rejection::NoLeader };
-            if origin == self.me {
-                actions.push(Action::Rejected { group: self.id, token, reason });
-            } else {
-                outbox.add(origin, self.id, Item::Refuse { token, reason });
-            }
-        }
-    }
-
-    fn append(&mut self, entries: &[Entry]) -> bool {
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.me.0;
-        message.entries = entries.to_vec();
-        self.node.raft.step(message).is_ok()
-    }
-
-    fn handle_ready(
-        &mut self,
-        persist: &mut Persist,
-        outbox: &mut Outbox,
-        actions: &mut Vec<Action>,
-        counters: &mut Counters,
-    ) {
-        let mut ready = self.node.ready();
-        let now = self.bind(ready.take_messages());
-        let after = self.bind(ready.take_persisted_messages());
-        let mut store = false;
-        let mut restore = None;
-        if !ready.snapshot().is_empty() {
-            restore = self.take_snapshot(ready.snapshot(), persist);
-            counters.snapshots_installed += 1;
-            store = true;
-        }
-        if !ready.entries().is_empty() {
-            self.take_entries(ready.entries(), persist);
-            store = true;
-        }
-        if let Some(hard_state) = ready.hs() {
-            self.node.mut_store().hard_state = hard_state.clone();
-            store |= ready.must_sync();
-        }
-        if store {
-            let hard_state = &self.node.store().hard_state;
-            persist.records.push(Record::HardState {
-                group: self.id,
-                term: Term(hard_state.term),
-                vote: (hard_state.vote != INVALID_ID).then_some(NodeId(hard_state.vote)),
-                commit: Index(hard_state.commit),
-            });
-            persist.sync = true;
-        }
-        for read in ready.take_read_states() {
-            if let Ok(context) = <[u8; 8]>::try_from(read.request_ctx.as_slice()) {
-                let context = u64::from_be_bytes(context);
-                actions.push(Action::ReadReady { group: self.id, context, index: Index(read.index) });
-            }
-        }
-        let committed = ready.take_committed_entries();
-        let number = ready.number();
-        self.node.advance_append_async(ready);
-        for outgoing in now {
-            outbox.add_message(self.id, outgoing, counters);
-        }
-        if store {
-            self.in_flight.push_back(InFlight { round: persist.round, number, messages: after, restore });
-        } else if let Some(last) = self.in_flight.back_mut() {
-            // What needs nothing stored still waits for what is on its way to the disk before it.
-            last.number = number;
-            last.messages.extend(after);
-        } else {
-            self.node.on_persist_ready(number);
-            for outgoing in after {
-                outbox.add_message(self.id, outgoing, counters);
-            }
-        }
-        self.apply(&committed, actions, counters);
-    }
-
-    /// Gives each snapshot message the body of that very snapshot. One whose body is gone is not sent: the core tries
-    /// again with a newer one.
-    fn bind(&mut self, messages: Vec<Message>) -> Vec<Outgoing> {
-        let mut bound = Vec::with_capacity(messages.len());
-        for message in messages {
-            if message.msg_type() != MessageType::MsgSnapshot {
-                bound.push(Outgoing { message, body: None });
-                continue;
-            }
-            let metadata = message.get_snapshot().get_metadata();
-            match self.node.store().body(metadata.index, metadata.term).cloned() {
-                Some(body) => bound.push(Outgoing { message, body: Some(body) }),
-                None => self.node.report_snapshot(message.to, SnapshotStatus::Failure),
-            }
-        }
-        bound
-    }
-
-    /// Notes a received snapshot in the log and for the disk; its body was kept when the core took it.
-    fn take_snapshot(&mut self, snapshot: &Snapshot, persist: &mut Persist) -> Option<(u64, u64, Bytes)> {
-        let index = snapshot.get_metadata().index;
-        let term = snapshot.get_metadata().term;
-        let kept = self.body.take();
-        let of_it = |of: &(u64, u64, Bytes)| (of.0, of.1) == (index, term);
-        let Some((_, _, body)) = kept.filter(of_it) else {
-            let text = format!("the core installs a snapshot at index {index} of term {term}, whose state is not here");
-            self.broken.get_or_insert(text);
-            return None;
-        };
-        let time_ms = snapshot.data.first_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time));
-        let meta = encode_meta(snapshot.get_metadata().get_conf_state(), time_ms);
-        self.node.mut_store().restore(snapshot, time_ms);
-        persist.files.push(SnapshotFile {
-            group: self.id,
-            index: Index(index),
-            term: Term(term),
-            meta,
-            body: body.clone(),
-        });
-        persist.records.push(Record::Snapshot { group: self.id, index: Index(index), term: Term(term) });
-        persist.sync = true;
-        Some((index, time_ms, body))
-    }
-
-    fn take_entries(&mut self, entries: &[Entry], persist: &mut Persist) {
-        self.node.mut_store().append(entries);
-        for entry in entries {
-            persist.records.push(Record::Entry {
-                group: self.id,
-                index: Index(entry.index),
-                term: Term(entry.term),
-                data: entry.encode_to_vec().into(),
-            });
-        }
-    }
-
-    fn apply(&mut self, entries: &[Entry], actions: &mut Vec<Action>, counters: &mut Counters) {
-        let Some(last) = entries.last() else { return };
-        let mut applied = Vec::with_capacity(entries.len());
-        for entry in entries {
-            self.applied_time_ms = self.applied_time_ms.max(entry_time(entry));
-            if entry.entry_type() != EntryType::EntryNormal {
-                self.apply_members(entry);
-            }
-            applied.push(Committed {
-                index: Index(entry.index),
-                term: Term(entry.term),
-                time_ms: self.applied_time_ms,
-                content: content(entry, &self.node.store().members),
-            });
-        }
-        counters.committed += applied.len() as u64;
-        actions.push(Action::Apply { group: self.id, entries: applied });
-        self.node.advance_apply_to(last.index);
-    }
-
-    fn apply_members(&mut self, entry: &Entry) {
-        let Ok(change) = ConfChangeV2::decode(entry.data.as_slice()) else { return };
-        // A change that the core refuses changes nothing, here as on every other replica.
-        if let Ok(members) = self.node.apply_conf_change(&change) {
-            let log = self.node.mut_store();
-            log.members = members;
-            log.members_index = entry.index;
-        }
-        // A leader that applied its own removal must not go on as one: the core would panic.
-        if self.leads() && !self.node.raft.promotable() {
-            self.resign();
-        }
-    }
-
     fn role(&self) -> Role {
         let raft = &self.node.raft;
         match raft.state {
@@ -677,32 +426,17 @@ impl Group {
             StateRole::Follower => Role::Learner,
         }
     }
-
-    fn show_role(&mut self, actions: &mut Vec<Action>) {
-        let now = (self.role(), self.node.raft.term, self.node.raft.leader_id);
-        if now != self.shown {
-            self.shown = now;
-            let (role, term, leader) = (now.0, Term(now.1), self.leader());
-            actions.push(Action::Role { group: self.id, role, term, leader });
-        }
-    }
-
-    fn ask_for_snapshot(&mut self, actions: &mut Vec<Action>, config: &DriverConfig) {
-        let log = self.node.store();
-        let applied = self.node.raft.raft_log.applied;
-        if applied <= log.base_index && !log.wanted.get() {
-            return;
-        }
-        let long = applied.saturating_sub(log.base_index) > config.compact_entries + config.tail_entries;
-        let large = log.bytes() > config.compact_bytes && applied - log.base_index > config.tail_entries;
-        // The end of the log may have been replaced by a shorter one since.
-        let due = self.snapshot_due.is_some_and(|index| index.min(log.last()) <= applied);
-        if long || large || due || log.wanted.get() {
-            self.snapshot_due = None;
-            actions.push(Action::Snapshot { group: self.id });
-        }
-    }
 }
+
+/// Where ticks stand, and how long a leader may be silent.
+#[derive(Clone, Copy)]
+pub struct Ticks {
+    pub tick: u64,
+    pub patience: u64,
+}
+
+/// So many ticks of the core are an election timeout.
+pub const CORE_ELECTION_TICKS: usize = 8;
 
 /// Most bytes of entries in one append message.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
@@ -722,8 +456,14 @@ const ANSWERS_WAITING_MAX: usize = 4096;
 /// Most proposals taken in one round.
 const PROPOSALS_PER_ROUND_MAX: usize = 16_384;
 
-/// The clock of log time is looked at with every tick; what goes beyond this between two looks does not count.
-const CLOCK_STEP_MS_MAX: u64 = 250;
+/// Most reads proven in one round.
+const READS_PER_ROUND_MAX: usize = 16_384;
 
-/// Jitter before the election that follows a leader whose process is gone.
-const GONE_JITTER_TICKS: usize = 3;
+/// Who lost an election asks again after so many ticks and up to as many of jitter, at first.
+const RETRY_TICKS: usize = 10;
+
+/// That wait doubles so many times.
+const RETRIES_DOUBLED: u32 = 4;
+
+/// A leader hands over by itself only to one whose log is known to be so few entries behind.
+const HEIR_WITHIN: u64 = 1000;

@@ -10,29 +10,36 @@
 
 mod action;
 mod config;
+mod detector;
 mod entry;
 mod frame;
 mod group;
 mod members;
 mod memlog;
+mod peers;
 mod random;
 mod sound;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use raft::eraftpb::MessageType;
 
 use self::{
     frame::{FrameBuilder, Item},
-    group::{Group, Outbox},
+    group::{CORE_ELECTION_TICKS, Group, Outbox, Round, Ticks},
+    peers::Peers,
     random::Random,
 };
-use crate::types::{GroupId, Index, NodeId};
+use crate::types::{GroupId, Index, NodeId, State, Term};
 
 pub use self::{
-    action::{Action, Committed, Content, GroupStatus, Rejection, Role, SnapshotFile},
-    config::{Counters, DriverConfig, GroupStart, SnapshotStart},
+    action::{Action, Committed, Content, GroupStatus, Install, Rejection, Role},
+    config::{Counters, DriverConfig, GroupStart, SnapshotStart, Tuning},
+    detector::DetectorKind,
     frame::FRAME_BYTES_MAX,
     members::{MemberChange, Members},
 };
@@ -42,13 +49,22 @@ pub struct Driver {
     config: DriverConfig,
     now_ms: u64,
     groups: Vec<Group>,
+    /// The groups that may have something to say; all others are not looked at.
+    dirty: BTreeSet<usize>,
+    /// The groups whose election is near, by the tick of it.
+    elections: BTreeSet<(u64, usize)>,
+    /// The groups that wait for a round, by round.
+    waiting: VecDeque<(u64, Vec<usize>)>,
+    /// Ticks so far.
+    tick: u64,
+    peers: Peers,
     outbox: Outbox,
     actions: Vec<Action>,
     /// The last round that was given out to be persisted.
     round: u64,
     /// The last round known to be on disk.
     persisted: u64,
-    /// Whether this replica may lead: not while its disk is full.
+    /// Whether this replica may lead: not while its disk is full, nor when it is about to end.
     may_lead: bool,
     /// Something is wrong beyond repair: nothing more is done.
     broken: bool,
@@ -66,9 +82,13 @@ impl Driver {
         let groups =
             groups.into_iter().map(|start| Group::new(&config, start, &mut random)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            config,
             now_ms: 0,
+            dirty: (0..groups.len()).collect(),
             groups,
+            elections: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            tick: 0,
+            peers: Peers::default(),
             outbox: Outbox::default(),
             actions: Vec::new(),
             round: 0,
@@ -77,6 +97,7 @@ impl Driver {
             broken: false,
             random,
             counters: Counters::default(),
+            config,
         })
     }
 
@@ -103,74 +124,139 @@ impl Driver {
         self.now_ms = now_ms;
     }
 
-    /// One tick of `config.tick_ms` has passed.
-    pub fn handle_tick(&mut self) {
-        for group in &mut self.groups {
-            group.tick(self.now_ms, self.may_lead, &mut self.random, &mut self.counters);
+    /// The settings that may change.
+    #[must_use]
+    pub fn tuning(&self) -> &Tuning {
+        &self.config.tuning
+    }
+
+    /// Goes by other settings from now on.
+    pub fn tune(&mut self, tuning: Tuning) {
+        if tuning != self.config.tuning {
+            self.config.tuning = tuning;
+            self.peers.forget();
         }
+    }
+
+    /// One tick of [`TICK_MS`] has passed.
+    pub fn handle_tick(&mut self) {
+        self.tick += 1;
+        self.peers.run(self.now_ms);
+        let heartbeat = (self.config.tuning.heartbeat_ticks as u64).max(1);
+        if self.tick.is_multiple_of(SCAN_TICKS) {
+            self.scan();
+        }
+        let core = (self.config.tuning.election_ticks as u64).div_ceil(CORE_ELECTION_TICKS as u64).max(1);
+        if self.tick.is_multiple_of(core) {
+            for (place, group) in self.groups.iter_mut().enumerate() {
+                group.core_tick();
+                if group.leads() {
+                    self.dirty.insert(place);
+                }
+            }
+        }
+        if self.tick.is_multiple_of(heartbeat) {
+            self.beat();
+        }
+        self.suspect();
+        self.hold_elections();
+        self.move_leaders();
     }
 
     /// A frame of a peer came in. Bytes that make no sense are counted and dropped.
     ///
-    /// Other items of the frame that are not the driver's are handed back in `Action::Word`.
+    /// Items of the frame that are not the driver's are handed back in `Action::Word`.
     pub fn handle_frame(&mut self, from: NodeId, bytes: &Bytes) {
         let Ok(items) = frame::decode(bytes) else {
             self.counters.frames_malformed += 1;
             return;
         };
+        let ticks = self.ticks();
+        let mut beat = None;
         for (group, item) in items {
             match item {
-                Item::Raft(message) => self.step(from, group, &message),
+                Item::Raft(message) => self.step(from, group, &message, ticks),
                 Item::Propose { origin, token, data } => self.take_forwarded(from, group, origin, token, data),
                 Item::Refuse { token, reason } => {
                     self.actions.push(Action::Rejected { group, token, reason });
                 }
                 Item::Word(bytes) => self.actions.push(Action::Word { from, group, bytes }),
+                Item::Beat { may_lead } => beat = Some(may_lead),
             }
         }
+        self.peers.heard(from, beat);
     }
 
     /// All records and files of that round, and of all before it, are on disk.
     pub fn handle_persisted(&mut self, round: u64) {
         self.persisted = self.persisted.max(round);
-        for group in &mut self.groups {
-            group.persisted(round, &mut self.outbox, &mut self.actions);
+        while self.waiting.front().is_some_and(|(waits_for, _)| *waits_for <= round) {
+            let Some((_, places)) = self.waiting.pop_front() else { return };
+            for place in places {
+                self.groups[place].persisted(round, &mut self.outbox, &mut self.actions, &mut self.counters);
+                self.dirty.insert(place);
+            }
         }
     }
 
     /// The link to a peer broke. `gone`: nothing listens there any more, so groups it led need not wait for a timeout.
     pub fn handle_peer_down(&mut self, peer: NodeId, gone: bool) {
-        for group in &mut self.groups {
-            group.peer_down(peer, gone, &mut self.random);
+        for (place, group) in self.groups.iter_mut().enumerate() {
+            if group.unreachable(peer) {
+                self.dirty.insert(place);
+            }
+        }
+        if gone {
+            self.lose_leader(peer);
         }
     }
 
-    /// A snapshot came in whole: `message` is the Raft message that announced it, `body` the state, of which the owner
-    /// has found that it is the one at `index`.
-    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], index: Index, body: Bytes) {
+    /// A snapshot came in whole and was found to be the state at `index`; `message` is the Raft message that announced it.
+    /// `true`: it is taken. It is then named in `Persist::installs`, and after that in `Restore`. `false`: it is not wanted.
+    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], index: Index) -> bool {
+        let ticks = self.ticks();
         let Some(found) = self.groups.get_mut(group.0 as usize) else {
             self.counters.frames_malformed += 1;
-            return;
+            return false;
         };
         let decoded = entry::decode_message(message).ok();
         if decoded.as_ref().is_some_and(|message| message.from != from.0 || message.to != self.config.id.0) {
             self.counters.messages_dropped += 1;
-            return;
+            return false;
         }
         if let Some(message) = decoded
             && message.msg_type() == MessageType::MsgSnapshot
             && message.get_snapshot().get_metadata().index == index.0
         {
-            found.step_snapshot(message, body, &mut self.counters);
-        } else {
-            self.counters.frames_malformed += 1;
+            self.dirty.insert(group.0 as usize);
+            return found.step_snapshot(message, ticks, &mut self.counters);
+        }
+        self.counters.frames_malformed += 1;
+        false
+    }
+
+    /// The snapshot of `Action::StoreSnapshot` is stored, or could not be.
+    pub fn handle_snapshot_stored(&mut self, group: GroupId, index: Index, stored: bool) {
+        let (now_ms, config) = (self.now_ms, &self.config);
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.snapshot_stored(index.0, stored, now_ms, config);
+            self.dirty.insert(group.0 as usize);
         }
     }
 
     /// How the sending of a snapshot ended.
     pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
-        if let Some(group) = self.groups.get_mut(group.0 as usize) {
-            group.snapshot_sent(to, arrived);
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.snapshot_sent(to, arrived);
+            self.dirty.insert(group.0 as usize);
+        }
+    }
+
+    /// What `Action::ReadLog` asked for: the encoded entries from `from` on, without a gap.
+    pub fn handle_log_read(&mut self, group: GroupId, from: Index, entries: &[(Index, Term, Bytes)]) {
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.handle_log_read(from, entries, &mut self.counters);
+            self.dirty.insert(group.0 as usize);
         }
     }
 
@@ -186,7 +272,8 @@ impl Driver {
         } else if overloaded {
             Some(Rejection::Overloaded)
         } else if found.leads() {
-            found.propose(self.now_ms, origin, token, &data, &self.config).err()
+            self.dirty.insert(group.0 as usize);
+            found.propose(self.now_ms, origin, token, &data).err()
         } else if let Some(leader) = found.leader() {
             self.outbox.add(leader, group, Item::Propose { origin, token, data });
             None
@@ -207,19 +294,25 @@ impl Driver {
     /// Asks for proof of the present: `Action::ReadReady` with this context says that everything committed before this
     /// call is at or below its index. `false`: not to be had now, ask again later.
     pub fn read_index(&mut self, group: GroupId, context: u64) -> bool {
-        self.groups.get_mut(group.0 as usize).is_some_and(|group| group.read_index(context))
+        let taken = self.groups.get_mut(group.0 as usize).is_some_and(|group| group.read_index(context));
+        if taken {
+            self.dirty.insert(group.0 as usize);
+        }
+        taken
     }
 
     /// Proposes a change of members to a group that this replica leads; `false` if it cannot be taken now.
     pub fn propose_members(&mut self, group: GroupId, change: MemberChange) -> bool {
         let now_ms = self.now_ms;
+        self.dirty.insert(group.0 as usize);
         self.groups.get_mut(group.0 as usize).is_some_and(|group| group.propose_members(now_ms, change))
     }
 
     /// Has the leadership of a group handed to a voter; a follower passes that on to the leader.
     pub fn transfer(&mut self, group: GroupId, to: NodeId) {
-        if let Some(group) = self.groups.get_mut(group.0 as usize) {
-            group.transfer(to);
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.transfer(to);
+            self.dirty.insert(group.0 as usize);
         }
     }
 
@@ -227,24 +320,27 @@ impl Driver {
     pub fn set_may_lead(&mut self, may_lead: bool) {
         self.may_lead = may_lead;
         if !may_lead {
-            for group in &mut self.groups {
+            for (place, group) in self.groups.iter_mut().enumerate() {
                 group.resign();
+                self.dirty.insert(place);
             }
         }
     }
 
     /// The owner's state of a group, as `Action::Snapshot` asked: it will be stored, the log cut, and sent to followers
     /// that need it. `index` is that of the last entry the state contains, which must be the last one handed out.
-    pub fn snapshot(&mut self, group: GroupId, index: Index, body: Bytes) {
+    pub fn snapshot(&mut self, group: GroupId, index: Index, state: Arc<dyn State>) {
         if let Some(found) = self.groups.get_mut(group.0 as usize) {
-            found.snapshot(index.0, body, &self.config);
+            found.snapshot(index.0, state, &mut self.actions);
+            self.dirty.insert(group.0 as usize);
         }
     }
 
     /// Asks for a snapshot of a quiet group whose few live records hold back the oldest segment of the log.
     pub fn request_snapshot(&mut self, group: GroupId) {
-        if let Some(group) = self.groups.get_mut(group.0 as usize) {
-            group.request_snapshot();
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.request_snapshot();
+            self.dirty.insert(group.0 as usize);
         }
     }
 
@@ -290,18 +386,37 @@ impl Driver {
         if self.broken {
             return Vec::new();
         }
+        let memory_bytes = (self.config.memory_bytes / self.groups.len().max(1) as u64).max(GROUP_MEMORY_BYTES_MIN);
         let mut persist = group::Persist::new(self.round + 1);
-        for group in &mut self.groups {
-            group.drain(&mut persist, &mut self.outbox, &mut self.actions, &mut self.counters, &self.config);
+        let mut waiting = Vec::new();
+        let mut broken = None;
+        let dirty = std::mem::take(&mut self.dirty);
+        for place in &dirty {
+            let Some(group) = self.groups.get_mut(*place) else { continue };
+            let mut round = Round {
+                persist: &mut persist,
+                outbox: &mut self.outbox,
+                actions: &mut self.actions,
+                counters: &mut self.counters,
+                config: &self.config,
+                now_ms: self.now_ms,
+                memory_bytes,
+            };
+            if group.drain(&mut round) {
+                waiting.push(*place);
+            }
+            broken = broken.or(group.take_broken().map(|why| (GroupId(*place as u32), why)));
         }
-        let broken = self.groups.iter_mut().zip(0..).find_map(|(group, id)| Some((id, group.take_broken()?)));
-        if let Some((id, why)) = broken {
+        if let Some((group, why)) = broken {
             self.broken = true;
-            return vec![Action::Broken { group: GroupId(id), why }];
+            return vec![Action::Broken { group, why }];
         }
         if !persist.is_empty() {
             self.round += 1;
             self.actions.push(persist.into_action());
+        }
+        if !waiting.is_empty() {
+            self.waiting.push_back((self.round, waiting));
         }
         for (to, builder) in std::mem::take(&mut self.outbox.frames) {
             self.counters.frames_oversized += builder.oversized();
@@ -309,8 +424,9 @@ impl Driver {
                 self.actions.push(Action::Send { to, frame });
             }
         }
-        for (to, group, message, body) in self.outbox.snapshots.drain(..) {
-            self.actions.push(Action::SendSnapshot { to, group, message, body });
+        self.actions.append(&mut self.outbox.snapshots);
+        if cfg!(debug_assertions) {
+            self.check_invariants();
         }
         std::mem::take(&mut self.actions)
     }
@@ -326,8 +442,9 @@ impl Driver {
         }
     }
 
-    fn step(&mut self, from: NodeId, group: GroupId, message: &[u8]) {
+    fn step(&mut self, from: NodeId, group: GroupId, message: &[u8], ticks: Ticks) {
         let overloaded = self.overloaded();
+        let may_lead = self.may_lead;
         let Some(found) = self.groups.get_mut(group.0 as usize) else {
             self.counters.frames_malformed += 1;
             return;
@@ -341,11 +458,15 @@ impl Driver {
                     && message.to == self.config.id.0
                     && (!overloaded || message.entries.is_empty()) =>
             {
-                // A snapshot comes another way, with its state.
-                if message.msg_type() == MessageType::MsgSnapshot {
-                    self.counters.frames_malformed += 1;
-                } else {
-                    found.step(message, &mut self.counters);
+                match message.msg_type() {
+                    // A snapshot comes another way, with its state.
+                    MessageType::MsgSnapshot => self.counters.frames_malformed += 1,
+                    // Whoever hands over finds another heir when its time is up.
+                    MessageType::MsgTimeoutNow if !may_lead => self.counters.messages_dropped += 1,
+                    _ => {
+                        self.dirty.insert(group.0 as usize);
+                        found.step(message, ticks, &mut self.counters);
+                    }
                 }
             }
             Ok(_) => self.counters.messages_dropped += 1,
@@ -364,7 +485,8 @@ impl Driver {
         } else if overloaded {
             Err(Rejection::Overloaded)
         } else if found.leads() {
-            found.propose(self.now_ms, origin, token, &data, &self.config)
+            self.dirty.insert(group.0 as usize);
+            found.propose(self.now_ms, origin, token, &data)
         } else {
             Err(Rejection::NoLeader)
         };
@@ -378,6 +500,15 @@ impl Driver {
         self.round - self.persisted > ROUNDS_IN_FLIGHT_MAX
     }
 }
+
+/// A tick is so many milliseconds.
+pub const TICK_MS: u64 = 10;
+
+/// Groups are looked through for elections that come near, and leaders' clocks advance, every so many ticks.
+const SCAN_TICKS: u64 = 4;
+
+/// So many bytes of each group's newest entries are always in memory.
+const GROUP_MEMORY_BYTES_MIN: u64 = 16 << 10;
 
 /// The messages of one round to each peer.
 type Frames = BTreeMap<NodeId, FrameBuilder>;

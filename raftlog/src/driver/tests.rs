@@ -1,13 +1,14 @@
 //! Drivers in memory, with wires that lose nothing unless they are cut and disks that are never late.
 
 mod hostile;
+mod liveness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::{Message, MessageType};
 
 use super::*;
-use crate::types::{Record, Term};
+use crate::types::Record;
 
 const GROUP: GroupId = GroupId(0);
 
@@ -19,13 +20,34 @@ struct Fleet {
     proven: Vec<(NodeId, u64, Index)>,
     words: Vec<(NodeId, NodeId, Bytes)>,
     restored: BTreeSet<NodeId>,
+    /// Snapshot files: those stored, and those that came in for whom.
+    files: BTreeMap<(NodeId, Index, Term), String>,
+    received: BTreeMap<(NodeId, Index), String>,
+    /// All that was stored of each log.
+    stored: BTreeMap<(NodeId, Index), (Term, Bytes)>,
     /// Who is reached by nobody and reaches nobody.
     cut: BTreeSet<NodeId>,
     now_ms: u64,
 }
 
+/// What a replica has applied, as its state.
+struct Text(String);
+
+impl State for Text {
+    fn write_to(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        out.write_all(self.0.as_bytes())
+    }
+}
+
+fn text_of(state: &dyn State) -> String {
+    let mut bytes = Vec::new();
+    state.write_to(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
 fn config(id: u64) -> DriverConfig {
-    DriverConfig { compact_entries: 20, tail_entries: 2, ..DriverConfig::new(NodeId(id), id) }
+    let tuning = Tuning { spread: false, ..Tuning::default() };
+    DriverConfig { compact_entries: 20, tail_entries: 2, tuning, ..DriverConfig::new(NodeId(id), id) }
 }
 
 fn founder(founders: &[u64]) -> GroupStart {
@@ -47,6 +69,9 @@ impl Fleet {
             proven: Vec::new(),
             words: Vec::new(),
             restored: BTreeSet::new(),
+            files: BTreeMap::new(),
+            received: BTreeMap::new(),
+            stored: BTreeMap::new(),
             cut: BTreeSet::new(),
             now_ms: 0,
         };
@@ -102,28 +127,50 @@ impl Fleet {
                 });
                 self.applied.entry(id).or_default().extend(texts);
             }
-            Action::Restore { body, .. } => {
+            Action::Restore { index, .. } => {
                 self.restored.insert(id);
-                let texts = std::str::from_utf8(&body).unwrap().split_whitespace().map(str::to_owned);
+                let texts = self.received[&(id, index)].split_whitespace().map(str::to_owned);
                 self.applied.insert(id, texts.collect());
             }
             Action::Snapshot { group } => {
-                let body = self.applied[&id].join(" ");
+                let state = Arc::new(Text(self.applied[&id].join(" ")));
                 let applied = self.drivers[&id].status(group).unwrap().applied;
-                self.driver(id).snapshot(group, applied, body.into());
+                self.driver(id).snapshot(group, applied, state);
             }
-            Action::Persist { round, .. } => self.driver(id).handle_persisted(round),
+            Action::StoreSnapshot { group, index, term, state, .. } => {
+                self.files.insert((id, index, term), text_of(state.as_ref()));
+                self.driver(id).handle_snapshot_stored(group, index, true);
+            }
+            Action::ReadLog { group, from, to, max_bytes } => {
+                let mut bytes = 0;
+                let found = self.stored.range((id, from)..(id, to)).take_while(|(_, (_, data))| {
+                    let first = bytes == 0;
+                    bytes += data.len();
+                    first || bytes <= max_bytes
+                });
+                let entries: Vec<_> = found.map(|((_, index), (term, data))| (*index, *term, data.clone())).collect();
+                self.driver(id).handle_log_read(group, from, &entries);
+            }
+            Action::Persist { round, records, .. } => {
+                for record in records {
+                    if let Record::Entry { index, term, data, .. } = record {
+                        self.stored.insert((id, index), (term, data));
+                    }
+                }
+                self.driver(id).handle_persisted(round);
+            }
             Action::Send { to, frame } if reaches(&to) => {
                 if let Some(driver) = self.drivers.get_mut(&to) {
                     driver.handle_frame(id, &frame);
                 }
             }
-            Action::SendSnapshot { to, group, message, body } => {
+            Action::SendSnapshot { to, group, index, term, message } => {
                 let arrives = reaches(&to);
-                if let Some(driver) = self.drivers.get_mut(&to).filter(|_| arrives) {
-                    let snapshot = entry::decode_message(&message).unwrap();
-                    let index = Index(snapshot.get_snapshot().get_metadata().index);
-                    driver.handle_snapshot(id, group, &message, index, body);
+                let text = self.files[&(id, index, term)].clone();
+                if let Some(driver) = self.drivers.get_mut(&to).filter(|_| arrives)
+                    && driver.handle_snapshot(id, group, &message, index)
+                {
+                    self.received.insert((to, index), text);
                 }
                 self.driver(id).handle_snapshot_sent(group, to, arrives);
             }
@@ -338,7 +385,9 @@ fn a_leader_knows_the_log_time_before_its_first_tick() {
     let mut driver = Driver::new(config(1), vec![start]).unwrap();
     assert_eq!(driver.log_time(GROUP), None);
     driver.set_now(77_000);
-    driver.handle_tick();
+    for _ in 0..SCAN_TICKS {
+        driver.handle_tick();
+    }
     assert!(driver.leads(GROUP));
     assert_eq!(driver.log_time(GROUP), Some(5000));
 }
@@ -400,27 +449,28 @@ fn of_two_snapshots_the_one_that_is_taken_is_installed_with_its_own_state() {
     let leader = fleet.elect();
     let late = fleet.others(leader)[0];
     // Whichever comes first, of 55, 50 and 55 again, and a newer one: the core takes what is ahead of what it has.
-    for (indexes, installed) in [(&[55, 50, 55][..], 55), (&[56, 57, 56], 57), (&[58, 58, 57], 58)] {
-        for (place, index) in indexes.iter().enumerate() {
-            let message = snapshot(&fleet, leader, late, *index);
-            let body = Bytes::from(format!("{index}-{place}"));
-            fleet.driver(late).handle_snapshot(leader, GROUP, &message, Index(*index), body);
+    for (indexes, installed) in [([55, 50, 55], 55), ([56, 57, 56], 57), ([58, 58, 57], 58)] {
+        let mut taken = Vec::new();
+        for index in indexes {
+            let message = snapshot(&fleet, leader, late, index);
+            if fleet.driver(late).handle_snapshot(leader, GROUP, &message, Index(index)) {
+                taken.push(index);
+            }
         }
+        assert_eq!(taken.last(), Some(&installed), "of {indexes:?}");
         let mut stored = Vec::new();
         for action in fleet.driver(late).poll() {
-            if let Action::Persist { round, files, .. } = action {
-                stored.extend(files.into_iter().map(|file| (file.index, file.body)));
+            if let Action::Persist { round, installs, .. } = action {
+                stored.extend(installs.into_iter().map(|install| install.index));
                 fleet.driver(late).handle_persisted(round);
             }
         }
-        let place = indexes.iter().position(|index| *index == installed).unwrap();
-        let body = Bytes::from(format!("{installed}-{place}"));
-        assert_eq!(stored, [(Index(installed), body.clone())], "of {indexes:?}");
+        assert_eq!(stored, [Index(installed)], "of {indexes:?}");
         let restored = fleet.driver(late).poll().into_iter().find_map(|action| match action {
-            Action::Restore { index, body, .. } => Some((index, body)),
+            Action::Restore { index, .. } => Some(index),
             _ => None,
         });
-        assert_eq!(restored, Some((Index(installed), body)), "of {indexes:?}");
+        assert_eq!(restored, Some(Index(installed)), "of {indexes:?}");
     }
 }
 
@@ -431,13 +481,13 @@ fn a_state_of_another_index_is_not_installed_and_not_stored() {
     let late = fleet.others(leader)[0];
     let message = snapshot(&fleet, leader, late, 55);
     let before = fleet.drivers[&late].counters().frames_malformed;
-    fleet.driver(late).handle_snapshot(leader, GROUP, &message, Index(54), Bytes::from_static(b"54"));
+    fleet.driver(late).handle_snapshot(leader, GROUP, &message, Index(54));
     assert_eq!(fleet.drivers[&late].counters().frames_malformed, before + 1);
     assert!(!fleet.driver(late).poll().iter().any(|action| matches!(action, Action::Persist { .. })));
     // The owner's own state: then this replica is beyond repair, and says and stores nothing more.
     fleet.propose(leader, 1, "a");
     let applied = fleet.drivers[&leader].status(GROUP).unwrap().applied;
-    fleet.driver(leader).snapshot(GROUP, Index(applied.0 - 1), Bytes::from_static(b"old"));
+    fleet.driver(leader).snapshot(GROUP, Index(applied.0 - 1), Arc::new(Text("old".to_owned())));
     fleet.driver(leader).propose(GROUP, 2, Bytes::from_static(b"b"));
     let actions = fleet.driver(leader).poll();
     assert!(matches!(&actions[..], [Action::Broken { group: GROUP, why }] if why.contains("index")), "{actions:?}");
@@ -485,7 +535,7 @@ fn a_snapshot_that_waits_for_the_disk_leaves_with_its_own_state() {
         for action in actions {
             match action {
                 Action::Persist { round, .. } => rounds.push(round),
-                Action::SendSnapshot { message, body, .. } => sent.push((message, body)),
+                Action::SendSnapshot { message, index, term, .. } => sent.push((message, index, term)),
                 _ => {}
             }
         }
@@ -493,7 +543,8 @@ fn a_snapshot_that_waits_for_the_disk_leaves_with_its_own_state() {
     sort(fleet.driver(leader).poll(), &mut rounds);
     // Meanwhile the owner takes a snapshot of its own, later state.
     let applied = fleet.drivers[&leader].status(GROUP).unwrap().applied;
-    fleet.driver(leader).snapshot(GROUP, applied, Bytes::from_static(b"LATER"));
+    fleet.driver(leader).snapshot(GROUP, applied, Arc::new(Text("LATER".to_owned())));
+    fleet.driver(leader).handle_snapshot_stored(GROUP, applied, true);
     sort(fleet.driver(leader).poll(), &mut rounds);
     for round in rounds.clone() {
         fleet.driver(leader).handle_persisted(round);
@@ -501,10 +552,11 @@ fn a_snapshot_that_waits_for_the_disk_leaves_with_its_own_state() {
     sort(fleet.driver(leader).poll(), &mut rounds);
     assert_eq!(sent.len(), 1);
     let message = entry::decode_message(&sent[0].0).unwrap();
-    let index = message.get_snapshot().get_metadata().index;
+    let metadata = message.get_snapshot().get_metadata();
+    assert_eq!((metadata.index, metadata.term), (sent[0].1.0, sent[0].2.0));
     // The first of its own is at index 2, the empty entry of its election.
-    let state: Vec<String> = (0..index - 2).map(|number| format!("entry-{number}")).collect();
-    assert_eq!(sent[0].1, state.join(" "), "the state at index {index}");
+    let state: Vec<String> = (0..metadata.index - 2).map(|number| format!("entry-{number}")).collect();
+    assert_eq!(fleet.files[&(leader, sent[0].1, sent[0].2)], state.join(" "));
 }
 
 #[test]
@@ -625,7 +677,7 @@ fn frames_that_make_no_sense_are_counted_and_change_nothing() {
         frame.add(group, &Item::Raft(bytes.clone()));
         fleet.driver(victim).handle_frame(from, &frame.finish()[0]);
     }
-    fleet.driver(victim).handle_snapshot(leader, GROUP, b"no message", Index(5), Bytes::new());
+    fleet.driver(victim).handle_snapshot(leader, GROUP, b"no message", Index(5));
     let counters = fleet.drivers[&victim].counters();
     assert!(counters.frames_malformed >= 1900, "{counters:?}");
     assert_eq!(counters.messages_dropped, 1);
