@@ -30,7 +30,7 @@ impl MemDisk {
 
     /// The process ends and another one starts; nothing is lost, and nothing more became durable either.
     pub fn restart(&self) {
-        self.content().boot += 1;
+        self.content().boot();
     }
 
     /// How many bytes all files together may have, `None` without limit. A write beyond it fails as on a full disk,
@@ -78,7 +78,7 @@ impl MemDisk {
             let visible = content.files.get(id).map(|file| file.visible.clone()).unwrap_or_default();
             copy.last_id += 1;
             copy.names.insert(name.clone(), copy.last_id);
-            copy.files.insert(copy.last_id, Bytes { durable: visible.clone(), visible, pending: Vec::new() });
+            copy.files.insert(copy.last_id, Bytes { durable: visible.clone(), visible, ..Bytes::default() });
         }
         copy.durable_names = copy.names.clone();
         MemDisk(Arc::new(Mutex::new(copy)))
@@ -98,8 +98,9 @@ impl MemDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle(&self, content: &Content, id: u64) -> Box<dyn DiskFile> {
-        Box::new(Handle { disk: self.clone(), id, boot: content.boot })
+    fn handle(&self, content: &mut Content, id: u64) -> io::Result<Box<dyn DiskFile>> {
+        content.file(id)?.handles += 1;
+        Ok(Box::new(Handle { disk: self.clone(), id, boot: content.boot }))
     }
 }
 
@@ -116,14 +117,14 @@ impl Disk for MemDisk {
         let id = content.last_id;
         content.files.insert(id, Bytes::default());
         content.change_name(NameChange { bound: Some((name.to_owned(), id)), unbound: None });
-        Ok(self.handle(&content, id))
+        self.handle(&mut content, id)
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
-        let content = self.content();
+        let mut content = self.content();
         let id = content.id(name)?;
-        Ok(self.handle(&content, id))
+        self.handle(&mut content, id)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -166,6 +167,17 @@ impl Handle {
             return Err(io::Error::other("this file was opened before the crash"));
         }
         act(&mut content)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut content = self.disk.content();
+        if content.boot == self.boot
+            && let Ok(file) = content.file(self.id)
+        {
+            file.handles -= 1;
+        }
     }
 }
 
@@ -226,6 +238,8 @@ struct Bytes {
     durable: Vec<u8>,
     /// Writes since the last sync, oldest first.
     pending: Vec<Write>,
+    /// How many open files of this life it has: as on Unix, it is there for them without a name too.
+    handles: u64,
 }
 
 struct Write {
@@ -283,11 +297,18 @@ impl Content {
 
     fn drop_nameless(&mut self) {
         let (names, durable) = (&self.names, &self.durable_names);
-        self.files.retain(|id, _| names.values().chain(durable.values()).any(|named| named == id));
+        let is_named = |id: &u64| names.values().chain(durable.values()).any(|named| named == id);
+        self.files.retain(|id, file| file.handles > 0 || is_named(id));
+    }
+
+    /// Another process from here on.
+    fn boot(&mut self) {
+        self.boot += 1;
+        self.files.values_mut().for_each(|file| file.handles = 0);
     }
 
     fn crash(&mut self, random: &mut SplitMix) {
-        self.boot += 1;
+        self.boot();
         (self.sync_failure, self.full_write) = (None, None);
         for change in std::mem::take(&mut self.name_changes) {
             if random.below(2) == 0 {

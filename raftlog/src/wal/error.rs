@@ -38,6 +38,14 @@ pub enum WalError {
         /// What is wrong with it.
         what: String,
     },
+    /// A snapshot that a peer sent is not what it should be. Nothing of ours is lost: it is dropped, the peer sends it again.
+    #[error("the received snapshot {file} is not usable: {what}")]
+    Unusable {
+        /// Its temporary file.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The file is of a newer (or no) release of this program.
     #[error("{file} has format version {version}, this program reads version {known}; start the release that wrote it")]
     UnknownVersion {

@@ -29,7 +29,10 @@ pub use format::{PAYLOAD_BYTES_MAX, ROUND_BYTES_MAX, VERSION};
 pub use groups::HardState;
 pub use recover::{Cut, Recovered, RecoveredGroup};
 pub use small::{SMALL_BYTES_MAX, load_small, save_small};
-pub use snapshots::{META_BYTES_MAX, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotStore};
+pub use snapshots::{
+    META_BYTES_MAX, RawSnapshot, Received, Receiving, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotReader, SnapshotStore,
+    SnapshotWriter,
+};
 
 /// How many groups a log can have.
 pub const GROUPS_MAX: usize = 65_536;

@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod golden;
 mod model;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
