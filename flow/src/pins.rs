@@ -351,16 +351,11 @@ impl PinTable {
         }
     }
 
-    /// Puts a table together again from a snapshot; the expiry index is rebuilt beside it.
-    pub(crate) fn restore(mut self, pins: impl Iterator<Item = (PinKey, Pin)>) -> (Self, Expiry) {
-        let mut expiry = Expiry::new();
-        self.digest = 0;
-        for (key, pin) in pins {
-            self.digest = self.digest.wrapping_add(hash_pin(&key, &pin));
-            expiry.insert((pin.expires, key));
-            self.pins.insert(key, pin);
-        }
-        (self, expiry)
+    /// Puts a pin of a snapshot back into the table and the expiry index; `false` if its key is there already.
+    pub(crate) fn restore(&mut self, key: PinKey, pin: Pin, expiry: &mut Expiry) -> bool {
+        self.digest = self.digest.wrapping_add(hash_pin(&key, &pin));
+        expiry.insert((pin.expires, key));
+        self.pins.insert(key, pin).is_none()
     }
 
     /// Panics where the table contradicts itself. For tests and the simulator.

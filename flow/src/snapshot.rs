@@ -1,160 +1,288 @@
-//! Snapshots: a table's whole state as bytes, and back.
-//!
-//! One byte of the format, [`FORMAT`], then a protobuf message. So no bytes at all are no table: protobuf alone would
-//! read them as an empty one.
+//! Snapshots: a table's whole state as a stream of bytes, row by row, and back.
 
-use std::sync::Arc;
+mod rows;
+mod stream;
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    hash::Hasher,
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 use prost::Message;
 
+pub use self::stream::{CHUNK_BYTES, FORMAT, ROW_BYTES_MAX, SnapshotError};
+use self::{
+    rows::{
+        BackendRow, ControlHead, ControlKind, ControlRow, KvRow, MemberRow, PinHead, PinKind, PinRow, PoolRow,
+        VerdictRow, VoteRow,
+    },
+    stream::{RowReader, RowWriter},
+};
 use crate::{
-    control::{ControlTable, KvEntry, Member, Pool, Verdict, Vote},
+    control::{
+        ControlTable, DEPARTED_MAX, KV_BYTES_MAX, KV_KEYS_MAX, KvEntry, MEMBERS_MAX, Member, Pool, Verdict, Vote,
+    },
     ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision},
     pins::{BackendState, Expiry, PinTable},
-    wire::{self, AddressMessage, BirthMessage, PinRowMessage, PoolMessage, PoolTtlMessage, WireError},
+    pool::PoolSpec,
+    wire::{self, PinRowMessage, PoolTtlMessage, WireError},
 };
 
 impl PinTable {
-    /// The table's bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        with_format(&PinSnapshot {
+    /// Writes the table. Of equal tables the pins may come in another order.
+    ///
+    /// # Errors
+    /// Those of `out`, and if a row is larger than [`ROW_BYTES_MAX`].
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut writer = RowWriter::begin(out, PIN_TABLE);
+        let mut put = |row| writer.put(&PinRow { row: Some(row) });
+        put(PinKind::Head(PinHead {
             applied: self.applied.0,
             time: self.time.0,
             epoch: self.epoch.0,
             last_move: self.last_move.0,
             settled: self.settled.0,
-            pools: self.pools.iter().map(|(pool, ttl)| PoolTtlMessage { pool: pool.0, pin_ttl_ms: *ttl }).collect(),
-            backends: self
-                .backends
-                .iter()
-                .map(|(id, state)| BackendRow {
-                    backend: id.0,
-                    standing: state.standing as u32,
-                    since: state.since.0,
-                    pins: state.pins,
-                })
-                .collect(),
-            pins: self.pins.iter().map(|(key, pin)| PinRowMessage::new(key, pin)).collect(),
-        })
+        }))?;
+        for (pool, ttl) in &self.pools {
+            put(PinKind::Pool(PoolTtlMessage { pool: pool.0, pin_ttl_ms: *ttl }))?;
+        }
+        for (id, state) in &self.backends {
+            put(PinKind::Backend(BackendRow {
+                backend: id.0,
+                standing: state.standing as u32,
+                since: state.since.0,
+                pins: state.pins,
+            }))?;
+        }
+        for (key, pin) in &self.pins {
+            put(PinKind::Pin(PinRowMessage::new(key, pin)))?;
+        }
+        let rows = writer.rows();
+        writer.end(&PinRow { row: Some(PinKind::End(rows)) })
+    }
+
+    /// Reads a table, with the expiry index that goes with it. `input` must end with the table.
+    ///
+    /// # Errors
+    /// If it is not the whole snapshot of such a table in this version's format.
+    pub fn read_from(input: &mut dyn Read) -> Result<(Self, Expiry), SnapshotError> {
+        let mut reader = RowReader::begin(input, PIN_TABLE)?;
+        let head = match reader.next::<PinRow>()?.row {
+            Some(PinKind::Head(head)) => head,
+            _ => return Err(reader.bad(WireError::Field("head"))),
+        };
+        let mut table = Self::new();
+        table.applied = Revision(head.applied);
+        table.time = LogTime(head.time);
+        table.epoch = Epoch(head.epoch);
+        table.last_move = Revision(head.last_move);
+        table.settled = Revision(head.settled);
+        let mut expiry = Expiry::new();
+        let mut counts = BTreeMap::<BackendId, u64>::new();
+        let told = loop {
+            match reader.next::<PinRow>()?.row {
+                Some(PinKind::Pool(pool)) => {
+                    let id = PoolId(pool.pool);
+                    reader.ordered(table.pools.get_max().is_none_or(|(last, _)| *last < id), "pools")?;
+                    table.pools.insert(id, pool.pin_ttl_ms);
+                }
+                Some(PinKind::Backend(row)) => {
+                    let id = BackendId(row.backend);
+                    reader.ordered(table.backends.get_max().is_none_or(|(last, _)| *last < id), "backends")?;
+                    let standing = wire::standing(row.standing).map_err(|error| reader.bad(error))?;
+                    let state = BackendState { standing, since: Revision(row.since), pins: row.pins };
+                    table.backends.insert(id, state);
+                }
+                Some(PinKind::Pin(row)) => {
+                    let (key, pin) = row.row().map_err(|error| reader.bad(error))?;
+                    reader.ordered(table.restore(key, pin, &mut expiry), "a key")?;
+                    *counts.entry(pin.backend).or_default() += 1;
+                }
+                Some(PinKind::End(told)) => break told,
+                Some(PinKind::Head(_)) | None => return Err(reader.bad(WireError::Field("row"))),
+            }
+        };
+        reader.end(told)?;
+        let counted = |id: &BackendId| counts.get(id).copied().unwrap_or(0);
+        let known = counts.keys().all(|id| table.backends.contains_key(id));
+        if !known || table.backends.iter().any(|(id, state)| state.pins != counted(id)) {
+            return Err(SnapshotError::Contradiction("the pins of a backend are not as many as it says"));
+        }
+        Ok((table, expiry))
+    }
+
+    /// The table's bytes. For tables that are known to be small.
+    ///
+    /// # Errors
+    /// If a row is larger than [`ROW_BYTES_MAX`].
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        in_memory(|out| self.write_to(out))
     }
 
     /// The table of those bytes, with the expiry index that goes with it.
     ///
     /// # Errors
-    /// If the bytes are not a snapshot of this version.
-    pub fn decode(bytes: &[u8]) -> Result<(Self, Expiry), WireError> {
-        let snapshot = PinSnapshot::decode(without_format(bytes)?)?;
-        let mut table = Self::new();
-        table.applied = Revision(snapshot.applied);
-        table.time = LogTime(snapshot.time);
-        table.epoch = Epoch(snapshot.epoch);
-        table.last_move = Revision(snapshot.last_move);
-        table.settled = Revision(snapshot.settled);
-        table.pools = snapshot.pools.iter().map(|pool| (PoolId(pool.pool), pool.pin_ttl_ms)).collect();
-        for row in &snapshot.backends {
-            let standing = wire::standing(row.standing)?;
-            let state = BackendState { standing, since: Revision(row.since), pins: row.pins };
-            table.backends.insert(BackendId(row.backend), state);
-        }
-        let rows = snapshot.pins.iter().map(PinRowMessage::row).collect::<Result<Vec<_>, _>>()?;
-        Ok(table.restore(rows.into_iter()))
+    /// As [`PinTable::read_from`].
+    pub fn decode(mut bytes: &[u8]) -> Result<(Self, Expiry), SnapshotError> {
+        Self::read_from(&mut bytes)
     }
 }
 
 impl ControlTable {
-    /// The table's bytes; equal tables have equal bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        with_format(&ControlSnapshot {
+    /// Writes the table; equal tables have equal bytes.
+    ///
+    /// # Errors
+    /// Those of `out`, and if a row is larger than [`ROW_BYTES_MAX`].
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut writer = RowWriter::begin(out, CONTROL_TABLE);
+        self.each_row(&mut |row| writer.put(&ControlRow { row: Some(row) }))?;
+        let rows = writer.rows();
+        writer.end(&ControlRow { row: Some(ControlKind::End(rows)) })
+    }
+
+    /// All rows but the last, in an order of which equal tables make the same.
+    fn each_row<E>(&self, put: &mut impl FnMut(ControlKind) -> Result<(), E>) -> Result<(), E> {
+        put(ControlKind::Head(ControlHead {
             applied: self.applied.0,
             time: self.time.0,
             epoch: self.epoch.0,
-            birth: self.birth.as_deref().map(Into::into),
             next_instance: self.next_instance,
-            members: self.members.iter().map(member_row).collect(),
-            departed: self.departed.iter().map(member_row).collect(),
-            pools: self
-                .pools
-                .values()
-                .map(|pool| PoolRow { spec: Some((&pool.spec).into()), revision: pool.revision.0 })
-                .collect(),
-            verdicts: self
-                .verdicts
-                .iter()
-                .map(|(id, verdict)| VerdictRow {
-                    backend: id.0,
-                    view: verdict.view as u32,
-                    revision: verdict.revision.0,
-                })
-                .collect(),
-            votes: self
-                .votes
-                .iter()
-                .map(|((backend, voter), vote)| VoteRow {
-                    backend: backend.0,
-                    voter: voter.0,
-                    view: vote.view as u32,
-                    incarnation: vote.incarnation.0,
-                })
-                .collect(),
-            kv: self
-                .kv
-                .iter()
-                .map(|(key, entry)| KvRow { key: key.clone(), value: entry.value.to_vec(), revision: entry.revision.0 })
-                .collect(),
-        })
+        }))?;
+        if let Some(birth) = &self.birth {
+            put(ControlKind::Birth(birth.as_ref().into()))?;
+        }
+        for member in &self.members {
+            put(ControlKind::Member(member_row(member)))?;
+        }
+        for member in &self.departed {
+            put(ControlKind::Departed(member_row(member)))?;
+        }
+        for pool in self.pools.values() {
+            put(ControlKind::Pool(PoolRow { spec: Some((&pool.spec).into()), revision: pool.revision.0 }))?;
+        }
+        for (id, verdict) in &self.verdicts {
+            let (view, revision) = (verdict.view as u32, verdict.revision.0);
+            put(ControlKind::Verdict(VerdictRow { backend: id.0, view, revision }))?;
+        }
+        for ((backend, voter), vote) in &self.votes {
+            put(ControlKind::Vote(VoteRow {
+                backend: backend.0,
+                voter: voter.0,
+                view: vote.view as u32,
+                incarnation: vote.incarnation.0,
+            }))?;
+        }
+        for (key, entry) in &self.kv {
+            let value = entry.value.to_vec();
+            put(ControlKind::Kv(KvRow { key: key.clone(), value, revision: entry.revision.0 }))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a table. `input` must end with it.
+    ///
+    /// # Errors
+    /// If it is not the whole snapshot of such a table in this version's format.
+    pub fn read_from(input: &mut dyn Read) -> Result<Self, SnapshotError> {
+        let mut reader = RowReader::begin(input, CONTROL_TABLE)?;
+        let head = match reader.next::<ControlRow>()?.row {
+            Some(ControlKind::Head(head)) => head,
+            _ => return Err(reader.bad(WireError::Field("head"))),
+        };
+        let mut table = Self {
+            applied: Revision(head.applied),
+            time: LogTime(head.time),
+            epoch: Epoch(head.epoch),
+            next_instance: head.next_instance,
+            ..Self::default()
+        };
+        let told = loop {
+            match reader.next::<ControlRow>()?.row {
+                Some(ControlKind::End(told)) => break told,
+                Some(row) => table.take_row(row, &reader)?,
+                None => return Err(reader.bad(WireError::Field("row"))),
+            }
+        };
+        reader.end(told)?;
+        table.index_backends();
+        Ok(table)
+    }
+
+    fn take_row(&mut self, row: ControlKind, reader: &RowReader<'_>) -> Result<(), SnapshotError> {
+        let bad = |error| reader.bad(error);
+        match row {
+            ControlKind::Birth(birth) => {
+                reader.ordered(self.birth.is_none(), "the birth")?;
+                self.birth = Some(Arc::new(birth.try_into().map_err(bad)?));
+            }
+            ControlKind::Member(row) => take_member(&mut self.members, row, reader, MEMBERS_MAX)?,
+            ControlKind::Departed(row) => take_member(&mut self.departed, row, reader, DEPARTED_MAX)?,
+            ControlKind::Pool(row) => {
+                let spec: PoolSpec = row.spec.ok_or(bad(WireError::Field("pool")))?.try_into().map_err(bad)?;
+                let id = spec.id();
+                reader.ordered(self.pools.get_max().is_none_or(|(last, _)| *last < id), "pools")?;
+                self.pools.insert(id, Arc::new(Pool { spec, revision: Revision(row.revision) }));
+            }
+            ControlKind::Verdict(row) => {
+                let id = BackendId(row.backend);
+                reader.ordered(self.verdicts.get_max().is_none_or(|(last, _)| *last < id), "verdicts")?;
+                let view = wire::view(row.view).map_err(bad)?;
+                self.verdicts.insert(id, Verdict { view, revision: Revision(row.revision) });
+            }
+            ControlKind::Vote(row) => {
+                let id = (BackendId(row.backend), InstanceId(row.voter));
+                reader.ordered(self.votes.get_max().is_none_or(|(last, _)| *last < id), "votes")?;
+                let view = wire::view(row.view).map_err(bad)?;
+                self.votes.insert(id, Vote { view, incarnation: Incarnation(row.incarnation) });
+            }
+            ControlKind::Kv(row) => {
+                reader.ordered(self.kv.get_max().is_none_or(|(last, _)| *last < row.key), "keys")?;
+                self.kv_bytes += row.key.len() + row.value.len();
+                if self.kv.len() >= KV_KEYS_MAX || self.kv_bytes > KV_BYTES_MAX {
+                    return Err(SnapshotError::TooMany("keys and values"));
+                }
+                self.kv.insert(row.key, KvEntry { value: row.value.into(), revision: Revision(row.revision) });
+            }
+            ControlKind::Head(_) | ControlKind::End(_) => return Err(bad(WireError::Field("row"))),
+        }
+        Ok(())
+    }
+
+    /// The table's bytes. For tables that are known to be small.
+    ///
+    /// # Errors
+    /// If a row is larger than [`ROW_BYTES_MAX`].
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        in_memory(|out| self.write_to(out))
     }
 
     /// The table of those bytes.
     ///
     /// # Errors
-    /// If the bytes are not a snapshot of this version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let snapshot = ControlSnapshot::decode(without_format(bytes)?)?;
-        let mut table = Self {
-            applied: Revision(snapshot.applied),
-            time: LogTime(snapshot.time),
-            epoch: Epoch(snapshot.epoch),
-            birth: snapshot.birth.map(|birth| birth.try_into().map(Arc::new)).transpose()?,
-            next_instance: snapshot.next_instance,
-            ..Self::default()
-        };
-        for (rows, members) in [(snapshot.members, &mut table.members), (snapshot.departed, &mut table.departed)] {
-            for row in rows {
-                let address = row.address.ok_or(WireError::Field("member"))?.try_into()?;
-                let member = Member { address, incarnation: row.incarnation.map(Incarnation), voter: row.voter };
-                members.insert(InstanceId(row.id), Arc::new(member));
-            }
-        }
-        for row in snapshot.pools {
-            let spec: crate::pool::PoolSpec = row.spec.ok_or(WireError::Field("pool"))?.try_into()?;
-            table.pools.insert(spec.id(), Arc::new(Pool { spec, revision: Revision(row.revision) }));
-        }
-        for row in snapshot.verdicts {
-            let verdict = Verdict { view: wire::view(row.view)?, revision: Revision(row.revision) };
-            table.verdicts.insert(BackendId(row.backend), verdict);
-        }
-        for row in snapshot.votes {
-            let vote = Vote { view: wire::view(row.view)?, incarnation: Incarnation(row.incarnation) };
-            table.votes.insert((BackendId(row.backend), InstanceId(row.voter)), vote);
-        }
-        for row in snapshot.kv {
-            table.kv_bytes += row.key.len() + row.value.len();
-            table.kv.insert(row.key, KvEntry { value: row.value.into(), revision: Revision(row.revision) });
-        }
-        table.index_backends();
-        Ok(table)
+    /// As [`ControlTable::read_from`].
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Self::read_from(&mut bytes)
     }
 
     /// A digest of everything in the table; equal on all replicas at equal index.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        use std::hash::Hasher;
         let mut hasher = siphasher::sip::SipHasher24::new_with_key(b"rocinante-digest");
-        hasher.write(&self.encode());
+        let Ok(()) = self.each_row(&mut |row| {
+            hasher.write(&ControlRow { row: Some(row) }.encode_length_delimited_to_vec());
+            Ok::<(), Infallible>(())
+        });
         hasher.finish()
     }
+}
+
+fn in_memory(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    write(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn member_row((id, member): (&InstanceId, &Arc<Member>)) -> MemberRow {
@@ -166,132 +294,26 @@ fn member_row((id, member): (&InstanceId, &Arc<Member>)) -> MemberRow {
     }
 }
 
-fn with_format(message: &impl Message) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1 + message.encoded_len());
-    bytes.push(FORMAT);
-    bytes.append(&mut message.encode_to_vec());
-    bytes
-}
-
-fn without_format(bytes: &[u8]) -> Result<&[u8], WireError> {
-    match bytes.split_first() {
-        Some((&FORMAT, message)) => Ok(message),
-        found => Err(WireError::Format { found: found.map(|(format, _)| *format), known: FORMAT }),
+fn take_member(
+    members: &mut imbl::OrdMap<InstanceId, Arc<Member>>,
+    row: MemberRow,
+    reader: &RowReader<'_>,
+    most: usize,
+) -> Result<(), SnapshotError> {
+    let id = InstanceId(row.id);
+    reader.ordered(members.get_max().is_none_or(|(last, _)| *last < id), "members")?;
+    if members.len() >= most {
+        return Err(SnapshotError::TooMany("members"));
     }
+    let address = row.address.ok_or(reader.bad(WireError::Field("member")))?.try_into();
+    let address = address.map_err(|error| reader.bad(error))?;
+    members.insert(id, Arc::new(Member { address, incarnation: row.incarnation.map(Incarnation), voter: row.voter }));
+    Ok(())
 }
 
-/// The format of snapshots that this version writes and reads.
-pub const FORMAT: u8 = 1;
-
-#[derive(Clone, PartialEq, Message)]
-struct PinSnapshot {
-    #[prost(uint64, tag = "1")]
-    applied: u64,
-    #[prost(uint64, tag = "2")]
-    time: u64,
-    #[prost(uint64, tag = "3")]
-    epoch: u64,
-    #[prost(uint64, tag = "4")]
-    last_move: u64,
-    #[prost(uint64, tag = "5")]
-    settled: u64,
-    #[prost(message, repeated, tag = "6")]
-    pools: Vec<PoolTtlMessage>,
-    #[prost(message, repeated, tag = "7")]
-    backends: Vec<BackendRow>,
-    #[prost(message, repeated, tag = "8")]
-    pins: Vec<PinRowMessage>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct BackendRow {
-    #[prost(fixed64, tag = "1")]
-    backend: u64,
-    #[prost(uint32, tag = "2")]
-    standing: u32,
-    #[prost(uint64, tag = "3")]
-    since: u64,
-    #[prost(uint64, tag = "4")]
-    pins: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ControlSnapshot {
-    #[prost(uint64, tag = "1")]
-    applied: u64,
-    #[prost(uint64, tag = "2")]
-    time: u64,
-    #[prost(uint64, tag = "3")]
-    epoch: u64,
-    #[prost(message, optional, tag = "4")]
-    birth: Option<BirthMessage>,
-    #[prost(uint64, tag = "5")]
-    next_instance: u64,
-    #[prost(message, repeated, tag = "6")]
-    members: Vec<MemberRow>,
-    #[prost(message, repeated, tag = "7")]
-    pools: Vec<PoolRow>,
-    #[prost(message, repeated, tag = "8")]
-    verdicts: Vec<VerdictRow>,
-    #[prost(message, repeated, tag = "9")]
-    votes: Vec<VoteRow>,
-    #[prost(message, repeated, tag = "10")]
-    kv: Vec<KvRow>,
-    #[prost(message, repeated, tag = "11")]
-    departed: Vec<MemberRow>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct MemberRow {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(message, optional, tag = "2")]
-    address: Option<AddressMessage>,
-    #[prost(fixed64, optional, tag = "3")]
-    incarnation: Option<u64>,
-    #[prost(bool, tag = "4")]
-    voter: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PoolRow {
-    #[prost(message, optional, tag = "1")]
-    spec: Option<PoolMessage>,
-    #[prost(uint64, tag = "2")]
-    revision: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct VerdictRow {
-    #[prost(fixed64, tag = "1")]
-    backend: u64,
-    #[prost(uint32, tag = "2")]
-    view: u32,
-    #[prost(uint64, tag = "3")]
-    revision: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct VoteRow {
-    #[prost(fixed64, tag = "1")]
-    backend: u64,
-    #[prost(uint64, tag = "2")]
-    voter: u64,
-    #[prost(uint32, tag = "3")]
-    view: u32,
-    #[prost(fixed64, tag = "4")]
-    incarnation: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct KvRow {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-    #[prost(uint64, tag = "3")]
-    revision: u64,
-}
+/// Which table it is.
+const PIN_TABLE: u8 = b'p';
+const CONTROL_TABLE: u8 = b'c';
 
 #[cfg(test)]
 mod tests;

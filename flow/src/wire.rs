@@ -25,14 +25,6 @@ pub enum WireError {
     /// A field that must be there is missing, or says something impossible.
     #[error("bad field {0}")]
     Field(&'static str),
-    /// A snapshot without a format, or of one that this version does not read.
-    #[error("a snapshot of format {known} was expected, and this one is {}", format_text(*found))]
-    Format {
-        /// As the bytes say; none: there are no bytes.
-        found: Option<u8>,
-        /// What this version reads.
-        known: u8,
-    },
 }
 
 impl ControlCommand {
@@ -405,10 +397,6 @@ impl PinRowMessage {
         };
         Ok((pin_key(&self.key)?, pin))
     }
-}
-
-fn format_text(found: Option<u8>) -> String {
-    found.map_or("empty".to_owned(), |found| format!("of format {found}"))
 }
 
 fn server_change_message(pool: PoolId, change: &ServerChange) -> ServerChangeMessage {

@@ -525,7 +525,10 @@ impl Replica {
                     Some(Some(group)) => (group.view.table.applied(), group.view.table.encode()),
                     Some(None) => return,
                 };
-                self.driver.snapshot(group, Index(index.0), body.into());
+                match body {
+                    Ok(body) => self.driver.snapshot(group, Index(index.0), body.into()),
+                    Err(error) => self.break_down(group, format!("its table cannot be written: {error}")),
+                }
             }
             Action::Persist { round, records, files, sync } => {
                 io.push(Output::Persist { round, records, files, sync });

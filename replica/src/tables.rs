@@ -8,6 +8,7 @@ use flow::{
     Revision,
     pins::Expiry,
     plant::{self, Plant},
+    snapshot::SnapshotError,
     wire::WireError,
 };
 use raftlog::{
@@ -44,7 +45,7 @@ pub enum Outcome {
 pub enum RestoreError {
     /// It does not read as one.
     #[error("it does not read as one: {0}")]
-    Unreadable(#[from] WireError),
+    Unreadable(#[from] SnapshotError),
     /// There is none.
     #[error("the log follows on one at index {0}, which is not there")]
     Missing(Revision),

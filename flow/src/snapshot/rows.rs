@@ -1,0 +1,145 @@
+//! The rows of snapshots as protobuf messages; tags are never used again.
+
+use prost::Message;
+
+use crate::wire::{AddressMessage, BirthMessage, PinRowMessage, PoolMessage, PoolTtlMessage};
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PinRow {
+    #[prost(oneof = "PinKind", tags = "1, 2, 3, 4, 15")]
+    pub row: Option<PinKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum PinKind {
+    #[prost(message, tag = "1")]
+    Head(PinHead),
+    #[prost(message, tag = "2")]
+    Pool(PoolTtlMessage),
+    #[prost(message, tag = "3")]
+    Backend(BackendRow),
+    #[prost(message, tag = "4")]
+    Pin(PinRowMessage),
+    /// The last row: how many there are before it.
+    #[prost(uint64, tag = "15")]
+    End(u64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PinHead {
+    #[prost(uint64, tag = "1")]
+    pub applied: u64,
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub last_move: u64,
+    #[prost(uint64, tag = "5")]
+    pub settled: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct BackendRow {
+    #[prost(fixed64, tag = "1")]
+    pub backend: u64,
+    #[prost(uint32, tag = "2")]
+    pub standing: u32,
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
+    #[prost(uint64, tag = "4")]
+    pub pins: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ControlRow {
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 15")]
+    pub row: Option<ControlKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum ControlKind {
+    #[prost(message, tag = "1")]
+    Head(ControlHead),
+    #[prost(message, tag = "2")]
+    Birth(BirthMessage),
+    #[prost(message, tag = "3")]
+    Member(MemberRow),
+    #[prost(message, tag = "4")]
+    Departed(MemberRow),
+    #[prost(message, tag = "5")]
+    Pool(PoolRow),
+    #[prost(message, tag = "6")]
+    Verdict(VerdictRow),
+    #[prost(message, tag = "7")]
+    Vote(VoteRow),
+    #[prost(message, tag = "8")]
+    Kv(KvRow),
+    /// The last row: how many there are before it.
+    #[prost(uint64, tag = "15")]
+    End(u64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ControlHead {
+    #[prost(uint64, tag = "1")]
+    pub applied: u64,
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub next_instance: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MemberRow {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub address: Option<AddressMessage>,
+    #[prost(fixed64, optional, tag = "3")]
+    pub incarnation: Option<u64>,
+    #[prost(bool, tag = "4")]
+    pub voter: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PoolRow {
+    #[prost(message, optional, tag = "1")]
+    pub spec: Option<PoolMessage>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VerdictRow {
+    #[prost(fixed64, tag = "1")]
+    pub backend: u64,
+    #[prost(uint32, tag = "2")]
+    pub view: u32,
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VoteRow {
+    #[prost(fixed64, tag = "1")]
+    pub backend: u64,
+    #[prost(uint64, tag = "2")]
+    pub voter: u64,
+    #[prost(uint32, tag = "3")]
+    pub view: u32,
+    #[prost(fixed64, tag = "4")]
+    pub incarnation: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KvRow {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
