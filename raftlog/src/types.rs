@@ -45,12 +45,12 @@ pub enum Record {
         /// The highest index known to be committed.
         commit: Index,
     },
-    /// The group's log up to `index` is covered by the stored snapshot at `index`; entries up to it are dead. Where the
-    /// log does not hold an entry (`index`, `term`) all its entries are dead, also later ones.
+    /// The group's log up to `index` is covered by the stored snapshot, which is at `index` or after it; entries up to it are
+    /// dead. Where the log does not hold an entry (`index`, `term`) all its entries are dead, also later ones.
     Snapshot {
         /// The group.
         group: GroupId,
-        /// The last index that the snapshot covers.
+        /// The last index that is dead.
         index: Index,
         /// The term of the entry at that index.
         term: Term,

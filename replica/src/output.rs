@@ -1,12 +1,13 @@
 //! What a replica asks of the threads around it, and what it answers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use bytes::Bytes;
 use flow::{BackendId, ControlOutcome, ControlTable, GroupView, InstanceId, Pin, PoolId};
 use raftlog::{
-    GroupId, NodeId, Record, Term,
-    driver::{Rejection, Role, SnapshotFile},
+    GroupId, Index, NodeId, Record, Term,
+    driver::{Install, Rejection, Role},
+    types::State,
 };
 
 /// Names a question, so that its answer finds the asker. Never used twice in a process.
@@ -14,7 +15,7 @@ use raftlog::{
 pub struct Ticket(pub u64);
 
 /// One thing to do, in the order given: what is published is visible before anything is sent that tells of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Output {
     /// Readers see this from now on.
     PublishControl(ControlTable),
@@ -30,8 +31,8 @@ pub enum Output {
         round: u64,
         /// All groups' records.
         records: Vec<Record>,
-        /// Snapshots that they refer to, to be stored first.
-        files: Vec<SnapshotFile>,
+        /// Received snapshots that they refer to, to be installed first.
+        installs: Vec<Install>,
         /// Whether anything acknowledged depends on it.
         sync: bool,
     },
@@ -42,16 +43,42 @@ pub enum Output {
         /// The bytes.
         frame: Bytes,
     },
-    /// Send a snapshot, then `Replica::handle_snapshot_sent`.
+    /// Write a snapshot file, keeping neither this replica nor the log waiting; then `Replica::handle_snapshot_stored`.
+    StoreSnapshot {
+        /// The group.
+        group: GroupId,
+        /// The last index it covers.
+        index: Index,
+        /// The term of the entry there.
+        term: Term,
+        /// What is stored beside the state.
+        meta: Bytes,
+        /// The state.
+        state: Arc<dyn State>,
+    },
+    /// Send a stored snapshot file, then `Replica::handle_snapshot_sent`.
     SendSnapshot {
         /// To whom.
         to: NodeId,
         /// The group.
         group: GroupId,
+        /// The last index it covers.
+        index: Index,
+        /// The term of the entry there.
+        term: Term,
         /// The message that goes with it.
         message: Bytes,
-        /// The state.
-        body: Bytes,
+    },
+    /// Read entries back from the log, then `Replica::handle_log_read`.
+    ReadLog {
+        /// The group.
+        group: GroupId,
+        /// The first index wanted.
+        from: Index,
+        /// The first index not wanted any more.
+        to: Index,
+        /// About how many bytes at most.
+        max_bytes: usize,
     },
     /// Check this backend now, whatever its interval.
     ProbeNow(BackendId),
@@ -138,4 +165,27 @@ pub enum SubmitError {
     NotDone(Rejection),
     /// It may have been appended, or may yet be.
     Unknown,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PublishControl(_) => "PublishControl",
+            Self::PublishGroup(..) => "PublishGroup",
+            Self::Chosen(..) => "Chosen",
+            Self::Submitted(..) => "Submitted",
+            Self::Persist { .. } => "Persist",
+            Self::Send { .. } => "Send",
+            Self::StoreSnapshot { .. } => "StoreSnapshot",
+            Self::SendSnapshot { .. } => "SendSnapshot",
+            Self::ReadLog { .. } => "ReadLog",
+            Self::ProbeNow(_) => "ProbeNow",
+            Self::BuildSlots { .. } => "BuildSlots",
+            Self::Role(_) => "Role",
+            Self::Broken { .. } => "Broken",
+            Self::OtherLease { .. } => "OtherLease",
+            Self::Removed => "Removed",
+            Self::Leaving(_) => "Leaving",
+        })
+    }
 }

@@ -21,7 +21,7 @@ use crate::{
     output::{GroupRole, Output, SubmitError, Ticket},
     proposals::Proposal,
     storage::FIRST,
-    tables::{Control, PinGroup, RestoreError, Waiting},
+    tables::{Control, GroupState, PinGroup, RestoreError, Waiting},
     words::{LeaseGrant, Word},
 };
 
@@ -73,12 +73,14 @@ pub struct Replica {
     pub(crate) next_token: u64,
     pub(crate) reads: BTreeMap<u64, Read>,
     pub(crate) outputs: Vec<Output>,
+    /// States that came in and are about to be installed.
+    pub(crate) restoring: BTreeMap<(GroupId, Index), GroupState>,
     pub(crate) removed: bool,
     /// Removed members that some group still counts.
     leaving: BTreeSet<InstanceId>,
     leaving_changed: bool,
     /// The number of members and the next id as of which `leaving` was found; none when a group changed its own since.
-    members_seen: Option<(usize, InstanceId)>,
+    pub(crate) members_seen: Option<(usize, InstanceId)>,
     /// When votes and verdicts are compared again with what should be, unless something changes before.
     pub(crate) votes_due_ms: u64,
     /// It was said that the fleet's lease is not the configured one.
@@ -154,14 +156,14 @@ pub struct ReplicaCounts {
 }
 
 impl Replica {
-    /// A replica of what was found on disk: `starts` has group 0 first; `bodies` the states of groups with a snapshot.
+    /// A replica of what was found on disk: `starts` has group 0 first; `states` those of groups with a snapshot.
     ///
     /// # Errors
     /// If what was found cannot be.
     pub fn new(
         config: ReplicaConfig,
         starts: Vec<GroupStart>,
-        bodies: &BTreeMap<GroupId, Bytes>,
+        mut states: BTreeMap<GroupId, GroupState>,
     ) -> Result<Self, StartError> {
         let pin_groups = starts.len().saturating_sub(1);
         let mut control = Control::default();
@@ -170,12 +172,12 @@ impl Replica {
             let Some(snapshot) = &start.snapshot else { continue };
             let group = (start.group.0 as usize).checked_sub(1).and_then(|place| groups.get_mut(place));
             let of = Revision(snapshot.index.0);
-            match (bodies.get(&start.group), group) {
-                (Some(body), None) => {
-                    control.restore(body, of).map_err(|error| StartError::Snapshot(start.group, error))?
+            match (states.remove(&start.group), group) {
+                (Some(state), None) => {
+                    control.restore(state, of).map_err(|error| StartError::Snapshot(start.group, error))?
                 }
-                (Some(body), Some(group)) => {
-                    group.restore(body, of).map_err(|error| StartError::Snapshot(start.group, error))?;
+                (Some(state), Some(group)) => {
+                    group.restore(state, of).map_err(|error| StartError::Snapshot(start.group, error))?;
                 }
                 (None, _) if (snapshot.index, snapshot.term) != FIRST => {
                     return Err(StartError::Snapshot(start.group, RestoreError::Missing(of)));
@@ -210,6 +212,7 @@ impl Replica {
             next_token: config.token_start,
             reads: BTreeMap::new(),
             outputs: Vec::new(),
+            restoring: BTreeMap::new(),
             removed: false,
             leaving: BTreeSet::new(),
             leaving_changed: false,
@@ -269,24 +272,6 @@ impl Replica {
     /// A peer was admitted in this life of its data directory.
     pub fn handle_peer_seen(&mut self, peer: InstanceId, incarnation: Incarnation) {
         self.seen.insert(peer, incarnation);
-    }
-
-    /// A snapshot came in whole.
-    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], body: Bytes) {
-        // What cannot be read is not installed: the sender will try again, or its operator will see why.
-        let applied = match group.0 {
-            0 => ControlTable::decode(&body).map(|table| table.applied()),
-            _ => flow::PinTable::decode(&body).map(|(table, _)| table.applied()),
-        };
-        match applied {
-            Ok(index) => self.driver.handle_snapshot(from, group, message, Index(index.0), body),
-            Err(_) => self.counts.words_malformed += 1,
-        }
-    }
-
-    /// How the sending of a snapshot ended.
-    pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
-        self.driver.handle_snapshot_sent(group, to, arrived);
     }
 
     /// This instance's own view of a backend changed: its vote.
@@ -518,24 +503,20 @@ impl Replica {
     fn carry_out(&mut self, action: Action, io: &mut Vec<Output>) {
         match action {
             Action::Apply { group, entries } => self.apply(group, &entries),
-            Action::Restore { group, index, body } => self.restore(group, index, &body),
-            Action::Snapshot { group } => {
-                let (index, body) = match (group.0 as usize).checked_sub(1).map(|place| self.groups.get(place)) {
-                    None => (self.control.table.applied(), self.control.table.encode()),
-                    Some(Some(group)) => (group.view.table.applied(), group.view.table.encode()),
-                    Some(None) => return,
-                };
-                match body {
-                    Ok(body) => self.driver.snapshot(group, Index(index.0), body.into()),
-                    Err(error) => self.break_down(group, format!("its table cannot be written: {error}")),
-                }
+            Action::Restore { group, index } => self.restore(group, index),
+            Action::Snapshot { group } => self.hand_in(group),
+            Action::StoreSnapshot { group, index, term, meta, state } => {
+                io.push(Output::StoreSnapshot { group, index, term, meta, state });
             }
-            Action::Persist { round, records, files, sync } => {
-                io.push(Output::Persist { round, records, files, sync });
+            Action::Persist { round, records, installs, sync } => {
+                io.push(Output::Persist { round, records, installs, sync });
+            }
+            Action::ReadLog { group, from, to, max_bytes } => {
+                io.push(Output::ReadLog { group, from, to, max_bytes });
             }
             Action::Send { to, frame } => io.push(Output::Send { to, frame }),
-            Action::SendSnapshot { to, group, message, body } => {
-                io.push(Output::SendSnapshot { to, group, message, body });
+            Action::SendSnapshot { to, group, index, term, message } => {
+                io.push(Output::SendSnapshot { to, group, index, term, message });
             }
             Action::Broken { group, why } => self.break_down(group, why),
             Action::Rejected { token, reason, .. } => self.rejected(token, reason),
@@ -589,7 +570,7 @@ impl Replica {
     }
 
     /// Finds the removed members that some group still counts, if any member came or went.
-    fn look_for_leaving(&mut self) {
+    pub(crate) fn look_for_leaving(&mut self) {
         let table = &self.control.table;
         let seen = Some((table.members().count(), table.next_instance()));
         if seen == self.members_seen {
@@ -609,28 +590,7 @@ impl Replica {
         &self.leaving
     }
 
-    /// Installs a snapshot. It was read once already when it came in: if it does not read now, or is of another index,
-    /// the log and the table are of different worlds.
-    pub(crate) fn restore(&mut self, group: GroupId, index: Index, body: &Bytes) {
-        let of = Revision(index.0);
-        let restored = match (group.0 as usize).checked_sub(1) {
-            None => self.control.restore(body, of),
-            Some(place) => match self.groups.get_mut(place) {
-                Some(found) => found.restore(body, of),
-                None => return,
-            },
-        };
-        match restored {
-            Ok(()) if group == GroupId(0) => self.control_applied(true),
-            Ok(()) => self.choosing.wake(group),
-            Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
-        }
-        self.members_seen = None;
-        self.look_for_leaving();
-        self.answer_reads(group);
-    }
-
-    fn break_down(&mut self, group: GroupId, why: String) {
+    pub(crate) fn break_down(&mut self, group: GroupId, why: String) {
         if matches!(self.health, Health::Good) {
             self.health = Health::Broken(Box::new(Output::Broken { group, why }));
         }

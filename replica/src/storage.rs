@@ -8,11 +8,17 @@ use bytes::Bytes;
 use raftlog::{
     GroupId, Index, NodeId, Record, Term,
     disk::Disk,
-    driver::{GroupStart, Members, SnapshotFile, SnapshotStart},
-    wal::{Cut, RecoveredGroup, SnapshotStore, Wal, WalError, WalOptions, load_small, log_exists, save_small},
+    driver::{GroupStart, Members, SnapshotStart},
+    types::State,
+    wal::{
+        Cut, Received, RecoveredGroup, SnapshotStore, Wal, WalError, WalOptions, load_small, log_exists, save_small,
+    },
 };
 
-use crate::birth::{Identity, Known};
+use crate::{
+    birth::{Identity, Known},
+    tables::GroupState,
+};
 
 /// The files of one instance. One owner, one thread.
 pub struct Storage {
@@ -26,7 +32,7 @@ pub struct Found {
     /// All groups, group 0 first.
     pub starts: Vec<GroupStart>,
     /// The states of those with a snapshot.
-    pub bodies: BTreeMap<GroupId, Bytes>,
+    pub states: BTreeMap<GroupId, GroupState>,
     /// A torn end of the log that was cut off: never acknowledged.
     pub cut: Option<Cut>,
 }
@@ -62,31 +68,34 @@ impl Storage {
         if !begun {
             save_small(disk.as_ref(), LOG_BEGUN, &[])?;
         }
-        let mut found = Found { starts: Vec::new(), bodies: BTreeMap::new(), cut: recovered.cut.take() };
+        let mut found = Found { starts: Vec::new(), states: BTreeMap::new(), cut: recovered.cut.take() };
         for group in (0..groups).map(GroupId) {
             let log = recovered.groups.remove(&group).unwrap_or_default();
             let marked = log.snapshot;
-            let (start, body) = start(group, identity, &snapshots, log)?;
+            let (start, state) = start(group, identity, &snapshots, log)?;
             // The crash came between a snapshot's file and its record: the record is made up for.
             if let Some(snapshot) = start.snapshot.as_ref().filter(|found| marked != Some((found.index, found.term))) {
                 wal.append(&[Record::Snapshot { group, index: snapshot.index, term: snapshot.term }], true)?;
             }
             found.starts.push(start);
-            if let Some(body) = body {
-                found.bodies.insert(group, body);
+            if let Some(state) = state {
+                found.states.insert(group, state);
             }
         }
         Ok((Self { wal, snapshots }, found))
     }
 
-    /// Stores the files, then the records, with one sync of the log if `sync`.
+    /// Gives received snapshots their names, then stores the records, with one sync of the log if `sync`. What was
+    /// installed is taken out of `received`, also when the records cannot be stored.
     ///
     /// # Errors
     /// `WalError::NoSpace`: nothing of the records was stored, try again later. All others are final.
-    pub fn persist(&mut self, records: &[Record], files: &[SnapshotFile], sync: bool) -> Result<(), WalError> {
-        self.save_files(files)?;
+    pub fn persist(&mut self, records: &[Record], received: &mut Vec<Received>, sync: bool) -> Result<(), WalError> {
+        for received in received.drain(..) {
+            received.install()?;
+        }
         self.wal.append(records, sync)?;
-        if !files.is_empty() {
+        if records.iter().any(|record| matches!(record, Record::Snapshot { .. })) {
             self.wal.release()?;
         }
         Ok(())
@@ -96,16 +105,17 @@ impl Storage {
     ///
     /// # Errors
     /// As `persist`.
-    pub fn write_only(&mut self, records: &[Record], files: &[SnapshotFile]) -> Result<(), WalError> {
-        self.save_files(files)?;
+    pub fn write_only(&mut self, records: &[Record], received: Vec<Received>) -> Result<(), WalError> {
+        for received in received {
+            received.install()?;
+        }
         self.wal.append(records, false)
     }
 
-    fn save_files(&self, files: &[SnapshotFile]) -> Result<(), WalError> {
-        for file in files {
-            self.snapshots.save(file.group, file.index, file.term, &file.meta, &file.body)?;
-        }
-        Ok(())
+    /// The snapshots, for threads that write, send and receive them.
+    #[must_use]
+    pub fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
     }
 
     /// Prepares room for later rounds while nobody waits.
@@ -175,25 +185,64 @@ fn unreadable(name: &str) -> WalError {
     WalError::Foreign { file: format!("{name}.dat"), why: "it does not read as what its name says".to_owned() }
 }
 
+/// Stores a group's state as its newest snapshot.
+///
+/// # Errors
+/// `WalError::NoSpace`: try again later. `WalError::Refused`: a newer one is stored. Others: the disk failed.
+pub fn store_snapshot(
+    snapshots: &SnapshotStore,
+    place: (GroupId, Index, Term),
+    meta: &[u8],
+    state: &dyn State,
+) -> Result<u64, WalError> {
+    let (group, index, term) = place;
+    snapshots.save_with(group, index, term, meta, |out| state.write_to(out))
+}
+
+/// Reads and checks a snapshot that was received.
+///
+/// # Errors
+/// If it is not a snapshot of that group, index and term, says why.
+pub fn read_received(received: &Received) -> Result<GroupState, WalError> {
+    let mut reader = received.reader()?;
+    let read = GroupState::read_from(received.group(), &mut reader);
+    // A damaged file is told of before what follows from it.
+    reader.finish()?;
+    let unusable = |what| WalError::Unusable { file: format!("the snapshot of group {}", received.group()), what };
+    let state = read.map_err(|error| unusable(error.to_string()))?;
+    let (found, wanted) = (state.applied().0, received.index().0);
+    if found == wanted {
+        return Ok(state);
+    }
+    Err(unusable(format!("it is the state at index {found}, and should be that at {wanted}")))
+}
+
 /// A group as its log and its newest snapshot have it.
 fn start(
     group: GroupId,
     identity: &Identity,
     snapshots: &SnapshotStore,
     log: RecoveredGroup,
-) -> Result<(GroupStart, Option<Bytes>), WalError> {
-    let stored = snapshots.load(group)?;
+) -> Result<(GroupStart, Option<GroupState>), WalError> {
+    let stored = snapshots.open_newest(group)?;
     let marked = log.snapshot;
     let mut entries = log.entries;
-    let (snapshot, body) = match stored {
-        Some(stored) if marked.is_none_or(|(index, _)| stored.index >= index) => {
+    let (snapshot, state) = match stored {
+        Some(mut stored) if marked.is_none_or(|(index, _)| stored.index() >= index) => {
+            let (index, term) = (stored.index(), stored.term());
             // Newer than its marker: the crash came between the file and the record.
-            if marked != Some((stored.index, stored.term)) {
-                let held = entries.iter().any(|(index, term, _)| (*index, *term) == (stored.index, stored.term));
-                entries.retain(|(index, _, _)| held && *index > stored.index);
+            if marked != Some((index, term)) {
+                let held = entries.iter().any(|(at, of, _)| (*at, *of) == (index, term));
+                entries.retain(|(at, _, _)| held && *at > index);
             }
-            let start = SnapshotStart { index: stored.index, term: stored.term, meta: stored.meta.into() };
-            (Some(start), Some(Bytes::from(stored.body)))
+            let meta = Bytes::copy_from_slice(stored.meta());
+            let state = GroupState::read_from(group, &mut stored);
+            stored.finish()?;
+            let state = state.map_err(|error| WalError::Foreign {
+                file: format!("the snapshot of group {group}"),
+                why: error.to_string(),
+            })?;
+            (Some(SnapshotStart { index, term, meta }), Some(state))
         }
         _ if marked == Some(FIRST) => {
             let founders: Vec<NodeId> = identity.founders.iter().map(|id| NodeId(id.0)).collect();
@@ -219,7 +268,7 @@ fn start(
         snapshot,
         entries,
     };
-    Ok((start, body))
+    Ok((start, state))
 }
 
 /// Where a founder's log begins.

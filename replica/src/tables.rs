@@ -1,8 +1,10 @@
 //! The tables of all groups, with what goes with applying to them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+};
 
-use bytes::Bytes;
 use flow::{
     ControlCommand, ControlOutcome, ControlTable, GroupView, Lease, LogTime, PinCommand, PinOutcome, PinTable,
     Revision,
@@ -14,6 +16,7 @@ use flow::{
 use raftlog::{
     GroupId, NodeId,
     driver::{Committed, Content},
+    types::State,
 };
 
 /// Group 0.
@@ -46,6 +49,9 @@ pub enum RestoreError {
     /// It does not read as one.
     #[error("it does not read as one: {0}")]
     Unreadable(#[from] SnapshotError),
+    /// It is the state of another kind of group.
+    #[error("it is the state of another kind of group")]
+    OtherKind,
     /// There is none.
     #[error("the log follows on one at index {0}, which is not there")]
     Missing(Revision),
@@ -59,16 +65,66 @@ pub enum RestoreError {
     },
 }
 
-fn expect_index(found: Revision, wanted: Revision) -> Result<(), RestoreError> {
-    if found == wanted { Ok(()) } else { Err(RestoreError::OtherIndex { wanted, found }) }
+/// A group's tables as a snapshot has them.
+#[derive(Debug)]
+pub enum GroupState {
+    /// Group 0.
+    Control(Box<ControlTable>),
+    /// A pin group, with the index by expiry.
+    Pins(Box<(PinTable, Expiry)>),
+}
+
+impl GroupState {
+    /// Reads the state of a group.
+    ///
+    /// # Errors
+    /// If it does not read as one.
+    pub fn read_from(group: GroupId, input: &mut dyn Read) -> Result<Self, SnapshotError> {
+        Ok(match group.0 {
+            0 => Self::Control(Box::new(ControlTable::read_from(input)?)),
+            _ => Self::Pins(Box::new(PinTable::read_from(input)?)),
+        })
+    }
+
+    /// The last index that it contains.
+    #[must_use]
+    pub fn applied(&self) -> Revision {
+        match self {
+            Self::Control(table) => table.applied(),
+            Self::Pins(state) => state.0.applied(),
+        }
+    }
+
+    fn expect_index(&self, wanted: Revision) -> Result<(), RestoreError> {
+        let found = self.applied();
+        if found == wanted { Ok(()) } else { Err(RestoreError::OtherIndex { wanted, found }) }
+    }
+}
+
+/// A pin table as it is now.
+pub struct PinState(pub PinTable);
+
+impl State for PinState {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+}
+
+/// The control table as it is now.
+pub struct ControlState(pub ControlTable);
+
+impl State for ControlState {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
 }
 
 impl Control {
     /// Replaces the table by that of a snapshot at index `of`.
-    pub fn restore(&mut self, body: &Bytes, of: Revision) -> Result<(), RestoreError> {
-        let table = ControlTable::decode(body)?;
-        expect_index(table.applied(), of)?;
-        self.table = table;
+    pub fn restore(&mut self, state: GroupState, of: Revision) -> Result<(), RestoreError> {
+        state.expect_index(of)?;
+        let GroupState::Control(table) = state else { return Err(RestoreError::OtherKind) };
+        self.table = *table;
         self.changed = true;
         Ok(())
     }
@@ -134,11 +190,10 @@ impl PinGroup {
     }
 
     /// Replaces the table by that of a snapshot at index `of`.
-    pub fn restore(&mut self, body: &Bytes, of: Revision) -> Result<(), RestoreError> {
-        let (table, expiry) = PinTable::decode(body)?;
-        expect_index(table.applied(), of)?;
-        self.view.table = table;
-        self.expiry = expiry;
+    pub fn restore(&mut self, state: GroupState, of: Revision) -> Result<(), RestoreError> {
+        state.expect_index(of)?;
+        let GroupState::Pins(state) = state else { return Err(RestoreError::OtherKind) };
+        (self.view.table, self.expiry) = *state;
         if !plant::on(Plant::SnapshotKeepsGeneration) {
             self.view.generation += 1;
         }

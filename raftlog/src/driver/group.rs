@@ -49,8 +49,8 @@ pub struct Group {
     broken: Option<String>,
     /// The snapshot that is being stored.
     taking: Option<Taking>,
-    /// A snapshot that is stored: to be noted in the log.
-    taken: Option<(Index, Term)>,
+    /// Up to where the log was cut, and the term there: to be noted on disk.
+    cut: Option<(Index, Term)>,
     /// A snapshot was asked for: taken once this index is applied, for it would let go of nothing before.
     snapshot_due: Option<u64>,
     /// No snapshot is asked for before this time: the last one could not be stored.
@@ -173,7 +173,7 @@ impl Group {
             applied_time_ms: time_ms,
             broken: None,
             taking: None,
-            taken: None,
+            cut: None,
             snapshot_due: None,
             no_snapshot_before_ms: 0,
             reads: Vec::new(),

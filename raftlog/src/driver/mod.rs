@@ -239,7 +239,7 @@ impl Driver {
     pub fn handle_snapshot_stored(&mut self, group: GroupId, index: Index, stored: bool) {
         let (now_ms, config) = (self.now_ms, &self.config);
         if let Some(found) = self.groups.get_mut(group.0 as usize) {
-            found.snapshot_stored(index.0, stored, now_ms, config);
+            found.snapshot_stored(index.0, stored, now_ms, config, &mut self.counters);
             self.dirty.insert(group.0 as usize);
         }
     }

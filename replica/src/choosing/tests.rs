@@ -83,8 +83,7 @@ impl One {
             snapshot: Some(SnapshotStart { index: Index(1), term: Term(1), meta: Members::founders(&[NodeId(1)]) }),
             entries: Vec::new(),
         };
-        let bodies: BTreeMap<GroupId, Bytes> = BTreeMap::new();
-        let replica = Replica::new(config, vec![start(0), start(1)], &bodies).unwrap();
+        let replica = Replica::new(config, vec![start(0), start(1)], BTreeMap::new()).unwrap();
         let mut one = Self { replica, now_ms: 1_000_000, chosen: BTreeMap::new() };
         one.run(20);
         for number in [1, 2] {

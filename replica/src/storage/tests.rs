@@ -28,7 +28,7 @@ fn a_log_that_is_gone_is_refused_and_not_begun_anew() {
         let disk = Arc::new(MemDisk::new());
         let (mut storage, _) = open(&disk, &identity).unwrap();
         let vote = Record::HardState { group: GroupId(0), term: Term(7), vote: Some(NodeId(2)), commit: Index(0) };
-        storage.persist(&[vote], &[], true).unwrap();
+        storage.persist(&[vote], &mut Vec::new(), true).unwrap();
         drop(storage);
         let (storage, found) = open(&disk, &identity).unwrap();
         assert_eq!((found.starts[0].term, found.starts[0].vote), (Term(7), Some(NodeId(2))));

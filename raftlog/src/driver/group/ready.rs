@@ -40,7 +40,7 @@ impl Group {
             self.handle_ready(round);
         }
         self.show_role(round.actions);
-        self.note_snapshot(round.persist, round.counters);
+        self.note_cut(round.persist);
         self.ask_for_snapshot(round.actions, round.config, round.now_ms);
         for (from, to) in self.node.store().take_reads() {
             let (group, from, to) = (self.id, Index(from), Index(to));

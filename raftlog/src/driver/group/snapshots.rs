@@ -20,13 +20,15 @@ use crate::{
 /// A snapshot that the owner is storing.
 pub struct Taking {
     snapshot: Snapshot,
+    /// It is taken for the log's sake: no entry behind it is kept for followers that are late.
+    lets_go: bool,
 }
 
 impl Group {
     /// While one is on its way to the disk, another would say the same: an isolated replica whose log ends with entries
     /// that cannot be committed would take one after the other.
     pub fn request_snapshot(&mut self) {
-        if self.taking.is_none() && self.taken.is_none() && self.snapshot_due.is_none() {
+        if self.taking.is_none() && self.snapshot_due.is_none() {
             self.snapshot_due = Some(self.node.raft.raft_log.last_index());
         }
     }
@@ -35,7 +37,7 @@ impl Group {
     pub fn ask_for_snapshot(&mut self, actions: &mut Vec<Action>, config: &DriverConfig, now_ms: u64) {
         let log = self.node.store();
         let applied = self.node.raft.raft_log.applied;
-        let busy = self.taking.is_some() || self.taken.is_some() || now_ms < self.no_snapshot_before_ms;
+        let busy = self.taking.is_some() || now_ms < self.no_snapshot_before_ms;
         if busy || (applied <= log.base_index && !log.wanted.get()) {
             return;
         }
@@ -45,9 +47,8 @@ impl Group {
         // The end of the log may have been replaced by a shorter one since.
         let due = self.snapshot_due.is_some_and(|index| index.min(log.last()) <= applied);
         // One that a follower still loads keeps the log long; another would not let go of more.
-        let useful = self.cut_through(applied, config) > log.base_index || due;
+        let useful = self.cut_through(applied, config) > log.base_index;
         if ((long || large) && useful) || due || log.wanted.get() {
-            self.snapshot_due = None;
             actions.push(Action::Snapshot { group: self.id });
         }
     }
@@ -72,14 +73,23 @@ impl Group {
         // The state travels apart; the message itself carries its log time.
         snapshot.data = self.applied_time_ms.to_be_bytes().to_vec();
         let meta = encode_meta(&log.members, self.applied_time_ms);
-        self.taking = Some(Taking { snapshot });
+        let lets_go = self.snapshot_due.take_if(|due| *due <= applied || *due > self.node.store().last()).is_some();
+        self.taking = Some(Taking { snapshot, lets_go });
         let (group, index, term) = (self.id, Index(index), Term(term));
         actions.push(Action::StoreSnapshot { group, index, term, meta, state });
     }
 
     /// The owner has stored that snapshot, or could not.
-    pub fn snapshot_stored(&mut self, index: u64, stored: bool, now_ms: u64, config: &DriverConfig) {
-        let Some(Taking { snapshot }) = self.taking.take_if(|taking| taking.snapshot.get_metadata().index == index)
+    pub fn snapshot_stored(
+        &mut self,
+        index: u64,
+        stored: bool,
+        now_ms: u64,
+        config: &DriverConfig,
+        counters: &mut Counters,
+    ) {
+        let Some(Taking { snapshot, lets_go }) =
+            self.taking.take_if(|taking| taking.snapshot.get_metadata().index == index)
         else {
             return;
         };
@@ -87,17 +97,20 @@ impl Group {
             self.no_snapshot_before_ms = now_ms + STORE_RETRY_MS;
             return;
         }
+        let through = if lets_go { index } else { self.cut_through(index, config) };
+        let log = self.node.mut_store();
+        let before = log.base_index;
         // One that came in meanwhile may be ahead of it.
-        if index < self.node.store().base_index {
+        if index < before {
             return;
         }
-        let term = snapshot.get_metadata().term;
-        self.taken = Some((Index(index), Term(term)));
-        let through = self.cut_through(index, config);
-        let log = self.node.mut_store();
-        log.wanted.set(false);
         log.cut(through);
+        log.wanted.set(false);
         log.sendable = Some(snapshot);
+        if log.base_index > before {
+            self.cut = Some((Index(log.base_index), Term(log.base_term)));
+        }
+        counters.snapshots_taken += 1;
     }
 
     /// Up to where the log may be cut behind a snapshot at `index`: what a follower needs that is loading an earlier one
@@ -114,12 +127,11 @@ impl Group {
         loading.filter(|pending| *pending > 0).fold(through, u64::min)
     }
 
-    /// Puts the mark of a stored snapshot into this round.
-    pub fn note_snapshot(&mut self, persist: &mut Persist, counters: &mut Counters) {
-        let Some((index, term)) = self.taken.take() else { return };
-        persist.records.push(Record::Snapshot { group: self.id, index, term });
-        persist.sync = true;
-        counters.snapshots_taken += 1;
+    /// Lets go of what was cut off the log on disk too. A stored snapshot covers it, so it need not be durable.
+    pub fn note_cut(&mut self, persist: &mut Persist) {
+        if let Some((index, term)) = self.cut.take() {
+            persist.records.push(Record::Snapshot { group: self.id, index, term });
+        }
     }
 
     /// A snapshot came in whole. The core may well ignore it; `true` if it takes it.
@@ -150,7 +162,7 @@ impl Group {
         self.node.mut_store().restore(snapshot, time_ms);
         // One of its own that is being stored is older.
         self.taking = None;
-        self.taken = None;
+        self.cut = None;
         persist.installs.push(Install { group: self.id, index: Index(index), term: Term(term) });
         persist.records.push(Record::Snapshot { group: self.id, index: Index(index), term: Term(term) });
         persist.sync = true;

@@ -13,14 +13,14 @@ use flow::{
     plant::{self, Plant},
 };
 use raftlog::{
-    GroupId, NodeId, Record,
+    GroupId, Index, NodeId, Record, Term,
     disk::MemDisk,
-    driver::{DriverConfig, SnapshotFile},
-    wal::WalOptions,
+    driver::{DriverConfig, Tuning},
+    wal::{Received, WalError, WalOptions},
 };
 use replica::{
     Admission, Birthing, Decision, Founding, Hello, Identity, Known, Refused, Replica, ReplicaConfig, Reply,
-    storage::{Storage, load_identity, load_known, save_identity, save_known},
+    storage::{Storage, load_identity, load_known, read_received, save_identity, save_known},
 };
 
 /// What outlives a crash: the disk, and the hardware's clock.
@@ -72,6 +72,8 @@ pub struct Running {
     pub health: BTreeMap<BackendId, HealthCounter>,
     /// Rounds on their way to the disk, in order.
     pub rounds: Vec<Round>,
+    /// Snapshots that came in and are about to be installed.
+    pub received: BTreeMap<(GroupId, Index, Term), Received>,
 }
 
 pub struct Target {
@@ -81,7 +83,7 @@ pub struct Target {
 pub struct Round {
     pub round: u64,
     pub records: Vec<Record>,
-    pub files: Vec<SnapshotFile>,
+    pub received: Vec<Received>,
     pub sync: bool,
 }
 
@@ -145,9 +147,7 @@ impl Machine {
         let founder = !identity.founders.is_empty();
         let config = ReplicaConfig {
             driver: DriverConfig {
-                heartbeat_ticks: 5,
-                election_ticks: 20,
-                jitter_ticks: 15,
+                tuning: Tuning { election_ticks: 20, jitter_ticks: 15, ..Tuning::default() },
                 compact_entries: self.compact_entries,
                 compact_bytes: 1 << 20,
                 tail_entries: self.compact_entries / 10,
@@ -169,7 +169,7 @@ impl Machine {
             token_start: seed.rotate_left(17) ^ (self.life << 40),
         };
         let groups = found.starts.len() as u32 - 1;
-        let replica = Replica::new(config, found.starts, &found.bodies).map_err(|error| error.to_string())?;
+        let replica = Replica::new(config, found.starts, found.states).map_err(|error| error.to_string())?;
         let views = (1..=groups).filter_map(|group| replica.view(GroupId(group)).cloned()).collect();
         Ok(Running {
             control: replica.control().clone(),
@@ -179,6 +179,7 @@ impl Machine {
             views,
             health: BTreeMap::new(),
             rounds: Vec::new(),
+            received: BTreeMap::new(),
         })
     }
 
@@ -199,10 +200,11 @@ impl Machine {
     /// Power loss: what was not synced may be gone or torn.
     pub fn crash(&mut self, seed: u64) {
         if let Some(Process { core: Core::Running(mut running), .. }) = self.process.take()
-            && let Some(next) = running.rounds.first()
+            && !running.rounds.is_empty()
         {
+            let next = running.rounds.remove(0);
             // It was being written; how much of it got to the disk is the seed's affair.
-            drop(running.storage.write_only(&next.records, &next.files));
+            drop(running.storage.write_only(&next.records, next.received));
         }
         self.disk.crash(seed);
         self.life += 1;
@@ -252,6 +254,25 @@ impl Process {
 }
 
 impl Running {
+    /// A snapshot came in: kept until it is installed, if it is wanted.
+    pub fn take_snapshot(
+        &mut self,
+        from: NodeId,
+        place: (GroupId, Index, Term),
+        message: &Bytes,
+        file: &[u8],
+    ) -> Result<(), WalError> {
+        let (group, index, term) = place;
+        let mut receiving = self.storage.snapshots().receive(group, index, term)?;
+        receiving.append(file)?;
+        let received = receiving.finish()?;
+        let state = read_received(&received)?;
+        if self.replica.handle_snapshot(from, group, message, state) {
+            self.received.insert(place, received);
+        }
+        Ok(())
+    }
+
     /// The group and its view that a key belongs to.
     pub fn look_up(&mut self, key: &PinKey, now_ms: u64) -> Option<flow::cache::Found<Target>> {
         let group = self.replica.group_of(key);
@@ -268,7 +289,14 @@ impl Running {
 #[derive(Clone)]
 pub enum Packet {
     Frame(Bytes),
-    Snapshot { group: GroupId, message: Bytes, body: Bytes },
+    /// A snapshot file, as it is.
+    Snapshot {
+        group: GroupId,
+        index: Index,
+        term: Term,
+        message: Bytes,
+        file: Bytes,
+    },
 }
 
 pub const LEASE_MS: u64 = 1000;

@@ -9,16 +9,22 @@ mod pools;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
+use bytes::Bytes;
 use flow::{
     BackendId, Balance, Bind, Commit, ControlCommand, ControlOutcome, HealthCounter, HealthKind, HealthSpec,
     Incarnation, InstanceId, MemberAddress, OnIsolation, Pin, PinKey, PoolId, PoolSpec, Protocol, ServerChange,
     ServerSpec, ServerState, SlotTable, control::Vote,
 };
-use raftlog::{GroupId, NodeId, driver::Role};
-use replica::{Founding, Hello, Output, SubmitError, Submitted, Ticket};
+use raftlog::{
+    GroupId, Index, NodeId, Term,
+    driver::{Install, Role},
+    types::State,
+    wal::WalError,
+};
+use replica::{Founding, Hello, Output, SubmitError, Submitted, Ticket, storage::store_snapshot};
 
 use self::{faults::Mood, pools::server};
 
@@ -53,6 +59,14 @@ enum Event {
         node: usize,
         life: u64,
         round: u64,
+    },
+    /// A snapshot is written to the disk.
+    Store {
+        node: usize,
+        life: u64,
+        place: (GroupId, Index, Term),
+        meta: Bytes,
+        state: Arc<dyn State>,
     },
     Slots {
         node: usize,
@@ -301,6 +315,7 @@ impl World {
                 self.with(node, life, |running| running.replica.handle_snapshot_sent(group, to, arrived));
             }
             Event::Persisted { node, life, round } => self.persisted(node, life, round),
+            Event::Store { node, life, place, meta, state } => self.store(node, life, place, meta, state),
             Event::Slots { node, life, pool, members, key } => {
                 if self.asleep(node) {
                     let until = self.machines[node].paused_until_us;
@@ -429,13 +444,15 @@ impl World {
             }
             Output::Chosen(ticket, answer) => self.chosen(node, ticket, answer),
             Output::Submitted(ticket, answer) => self.submitted(node, ticket, answer),
-            Output::Persist { round, records, files, sync } => {
+            Output::Persist { round, records, installs, sync } => {
                 let slow = self.machines[node].disk_slow;
                 let delay = if slow { self.random.range(5_000, 80_000) } else { self.random.range(100, 2_000) };
                 let delay = delay.max(self.machines[node].stalled_until_us.saturating_sub(self.now_us));
                 let hasty = flow::plant::on(flow::plant::Plant::AckBeforeSync);
                 let Some(running) = self.machines[node].running() else { return };
-                running.rounds.push(Round { round, records, files, sync });
+                let taken = |install: Install| running.received.remove(&(install.group, install.index, install.term));
+                let received = installs.into_iter().filter_map(taken).collect();
+                running.rounds.push(Round { round, records, received, sync });
                 if hasty {
                     running.replica.handle_persisted(round);
                     self.after(50_000 + delay, Event::Persisted { node, life, round });
@@ -443,14 +460,31 @@ impl World {
                     self.after(delay, Event::Persisted { node, life, round });
                 }
             }
+            Output::StoreSnapshot { group, index, term, meta, state } => {
+                let delay = self.random.range(500, 50_000);
+                self.after(delay, Event::Store { node, life, place: (group, index, term), meta, state });
+            }
+            Output::ReadLog { group, from, to, max_bytes } => {
+                let Some(running) = self.machines[node].running() else { return };
+                match running.storage.read_log(group, from, to, max_bytes) {
+                    Ok(entries) => running.replica.handle_log_read(group, from, &entries),
+                    Err(error) => self.judge.blame(format!("the log of {}: {error}", self.machines[node].label)),
+                }
+            }
             Output::Send { to, frame } => self.send(node, to, Packet::Frame(frame)),
-            Output::SendSnapshot { to, group, message, body } => {
+            Output::SendSnapshot { to, group, index, term, message } => {
                 let lost = self.random.chance(self.loss_per_mille * 2);
                 let delay = self.random.range(2_000, 20_000);
-                if !lost {
-                    self.send(node, to, Packet::Snapshot { group, message, body });
+                let Some(running) = self.machines[node].running() else { return };
+                let file = running.storage.snapshots().open_raw(group, index, term).and_then(|raw| {
+                    let mut bytes = vec![0; raw.length() as usize];
+                    raw.read_at(0, &mut bytes).map(|()| Bytes::from(bytes))
+                });
+                let arrived = !lost && file.is_ok();
+                if let Some(file) = file.ok().filter(|_| !lost) {
+                    self.send(node, to, Packet::Snapshot { group, index, term, message, file });
                 }
-                self.after(delay, Event::SnapshotSent { node, life, group, to, arrived: !lost });
+                self.after(delay, Event::SnapshotSent { node, life, group, to, arrived });
             }
             Output::ProbeNow(backend) => {
                 let delay = self.random.range(200, 3_000);
@@ -541,11 +575,12 @@ impl World {
             // Rounds are stored in order; one that is done has those before it done.
             while running.rounds.first().is_some_and(|first| first.round <= round) {
                 let first = running.rounds.remove(0);
-                if let Err(error) = running.storage.persist(&first.records, &first.files, first.sync) {
+                let Round { round, records, mut received, sync } = first;
+                if let Err(error) = running.storage.persist(&records, &mut received, sync) {
                     failed.get_or_insert(error.to_string());
                 }
                 if !flow::plant::on(flow::plant::Plant::AckBeforeSync) {
-                    running.replica.handle_persisted(first.round);
+                    running.replica.handle_persisted(round);
                 }
             }
             if let Some(group) = running.storage.holding_back() {
@@ -554,6 +589,24 @@ impl World {
         });
         if let Some(error) = failed {
             self.judge.blame(format!("the log of {} failed: {error}", self.machines[node].label));
+        }
+    }
+
+    fn store(&mut self, node: usize, life: u64, place: (GroupId, Index, Term), meta: Bytes, state: Arc<dyn State>) {
+        if self.asleep(node) {
+            let until = self.machines[node].paused_until_us;
+            self.at(until + 1, Event::Store { node, life, place, meta, state });
+            return;
+        }
+        let mut failed = None;
+        self.with(node, life, |running| {
+            let stored = store_snapshot(running.storage.snapshots(), place, &meta, state.as_ref());
+            running.replica.handle_snapshot_stored(place.0, place.1, stored.is_ok());
+            // One of a peer that was installed meanwhile is newer.
+            failed = stored.err().filter(|error| !matches!(error, WalError::Refused(_)));
+        });
+        if let Some(error) = failed {
+            self.judge.blame(format!("{} cannot store a snapshot: {error}", self.machines[node].label));
         }
     }
 
@@ -614,10 +667,16 @@ impl World {
         }
         let Some(id) = process.admitted.get(&hello.identity.label).copied() else { return };
         self.heard.insert((to, id), (self.now_us, hello.identity.incarnation));
+        let mut failed = None;
         self.with(to, life, |running| match packet {
             Packet::Frame(frame) => running.replica.handle_frame(id, &frame),
-            Packet::Snapshot { group, message, body } => running.replica.handle_snapshot(id, group, &message, body),
+            Packet::Snapshot { group, index, term, message, file } => {
+                failed = running.take_snapshot(id, (group, index, term), &message, &file).err();
+            }
         });
+        if let Some(error) = failed {
+            self.judge.blame(format!("{} cannot take a snapshot: {error}", self.machines[to].label));
+        }
     }
 
     fn restart(&mut self, node: usize) {

@@ -1,0 +1,77 @@
+//! The replica's part in snapshots: its tables as states, and states that come in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flow::Revision;
+use raftlog::{GroupId, Index, NodeId, Term};
+
+use crate::{
+    replica::Replica,
+    tables::{ControlState, GroupState, PinState, RestoreError},
+};
+
+impl Replica {
+    /// A snapshot came in whole: this is its state. `true`: it will be installed, and its file is needed until then;
+    /// `false`: it is not wanted.
+    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], state: GroupState) -> bool {
+        let index = Index(state.applied().0);
+        let taken = self.driver.handle_snapshot(from, group, message, index);
+        if taken {
+            self.restoring.insert((group, index), state);
+        }
+        taken
+    }
+
+    /// The snapshot of `Output::StoreSnapshot` is stored, or could not be.
+    pub fn handle_snapshot_stored(&mut self, group: GroupId, index: Index, stored: bool) {
+        self.driver.handle_snapshot_stored(group, index, stored);
+    }
+
+    /// What `Output::ReadLog` asked for.
+    pub fn handle_log_read(&mut self, group: GroupId, from: Index, entries: &[(Index, Term, Bytes)]) {
+        self.driver.handle_log_read(group, from, entries);
+    }
+
+    /// How the sending of a snapshot ended.
+    pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
+        self.driver.handle_snapshot_sent(group, to, arrived);
+    }
+
+    /// Hands the driver the state of a group as it is now, which costs a few pointers.
+    pub(crate) fn hand_in(&mut self, group: GroupId) {
+        let Some(place) = (group.0 as usize).checked_sub(1) else {
+            let table = &self.control.table;
+            self.driver.snapshot(group, Index(table.applied().0), Arc::new(ControlState(table.clone())));
+            return;
+        };
+        if let Some(found) = self.groups.get(place) {
+            let table = &found.view.table;
+            self.driver.snapshot(group, Index(table.applied().0), Arc::new(PinState(table.clone())));
+        }
+    }
+
+    /// Installs a snapshot that came in.
+    pub(crate) fn restore(&mut self, group: GroupId, index: Index) {
+        let of = Revision(index.0);
+        let state = self.restoring.remove(&(group, index));
+        // Those that came before it are not wanted any more.
+        self.restoring.retain(|(other, at), _| *other != group || *at > index);
+        let restored = match (state, (group.0 as usize).checked_sub(1)) {
+            (None, _) => Err(RestoreError::Missing(of)),
+            (Some(state), None) => self.control.restore(state, of),
+            (Some(state), Some(place)) => match self.groups.get_mut(place) {
+                Some(found) => found.restore(state, of),
+                None => return,
+            },
+        };
+        match restored {
+            Ok(()) if group == GroupId(0) => self.control_applied(true),
+            Ok(()) => self.choosing.wake(group),
+            Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
+        }
+        self.members_seen = None;
+        self.look_for_leaving();
+        self.answer_reads(group);
+    }
+}
