@@ -18,8 +18,8 @@ pub struct HardState {
 
 /// Which entries of one group are live, and where.
 ///
-/// Invariants: the runs are contiguous, the first starts right after the snapshot, none is empty, a run lies in one segment
-/// and has one term, segments never go down.
+/// Invariants: the runs are contiguous, the first starts right after the snapshot, none is empty, a run lies in one
+/// segment and has one term, segments never go down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupLog {
     pub hard: HardState,

@@ -61,7 +61,8 @@ pub(super) struct FoundTail {
     pub end: u64,
     pub length: u64,
     pub next_round: u64,
-    /// From where on its bytes must be written once more, and those bytes: the last frames, then zeros over what is cut.
+    /// From where on its bytes must be written once more, and those bytes: the last frames, then zeros over what is
+    /// cut.
     pub rewrite_at: u64,
     pub rewrite: Vec<u8>,
 }
