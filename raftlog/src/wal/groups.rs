@@ -113,6 +113,12 @@ impl GroupLog {
         self.hard.commit = self.hard.commit.max(self.snapshot.0).min(self.last());
     }
 
+    /// The last index of the run that this entry is in, its term and segment; `None` where the entry is not live.
+    pub fn run_of(&self, index: Index) -> Option<(u64, Term, u64)> {
+        let run = self.runs.get(self.runs.partition_point(|run| run.last < index.0))?;
+        (run.first <= index.0).then_some((run.last, run.term, run.segment))
+    }
+
     /// The oldest segment that holds a live entry, and the last index that lies in it.
     pub fn oldest(&self) -> Option<(u64, Index)> {
         let segment = self.runs.front()?.segment;
