@@ -38,7 +38,8 @@ pub enum WalError {
         /// What is wrong with it.
         what: String,
     },
-    /// A snapshot that a peer sent is not what it should be. Nothing of ours is lost: it is dropped, the peer sends it again.
+    /// A snapshot that a peer sent is not what it should be. Nothing of ours is lost: it is dropped, the peer sends it
+    /// again.
     #[error("the received snapshot {file} is not usable: {what}")]
     Unusable {
         /// Its temporary file.

@@ -232,8 +232,11 @@ impl Item<'_> {
 
 /// How many bytes of a body an entry with this payload takes.
 pub(super) fn entry_bytes(data: &Bytes) -> usize {
-    25 + data.len()
+    ENTRY_HEAD_BYTES + data.len()
 }
+
+/// What an entry's record has before its payload.
+pub(super) const ENTRY_HEAD_BYTES: usize = 25;
 
 pub(super) const HARD_STATE_BYTES: usize = 29;
 pub(super) const SNAPSHOT_BYTES: usize = 21;

@@ -18,8 +18,8 @@ pub struct HardState {
 
 /// Which entries of one group are live, and where.
 ///
-/// Invariants: the runs are contiguous, the first starts right after the snapshot, none is empty, a run lies in one segment
-/// and has one term, segments never go down.
+/// Invariants: the runs are contiguous, the first starts right after the snapshot, none is empty, a run lies in one
+/// segment and has one term, segments never go down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct GroupLog {
     pub hard: HardState,
@@ -111,6 +111,12 @@ impl GroupLog {
     /// would later count for entries that nobody committed.
     pub fn settle(&mut self) {
         self.hard.commit = self.hard.commit.max(self.snapshot.0).min(self.last());
+    }
+
+    /// The last index of the run that this entry is in, its term and segment; `None` where the entry is not live.
+    pub fn run_of(&self, index: Index) -> Option<(u64, Term, u64)> {
+        let run = self.runs.get(self.runs.partition_point(|run| run.last < index.0))?;
+        (run.first <= index.0).then_some((run.last, run.term, run.segment))
     }
 
     /// The oldest segment that holds a live entry, and the last index that lies in it.

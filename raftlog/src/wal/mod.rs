@@ -8,6 +8,8 @@
 mod error;
 mod format;
 mod groups;
+mod positions;
+mod read;
 mod recover;
 mod small;
 mod snapshots;
@@ -18,8 +20,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
+use format::Rest;
 use format::{FRAME_HEADER_BYTES, FrameHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
 use groups::GroupLog;
+use positions::{Position, Positions};
 
 use crate::disk::{Disk, DiskFile, SplitMix, is_full, stage};
 use crate::types::{GroupId, Index, NodeId, Record};
@@ -84,6 +88,8 @@ pub struct Wal {
     disk: Arc<dyn Disk>,
     options: WalOptions,
     logs: BTreeMap<GroupId, GroupLog>,
+    /// Where the live entries of `logs` lie.
+    positions: BTreeMap<GroupId, Positions>,
     /// Oldest first, the tail last; never empty, sequences without a gap.
     segments: VecDeque<Segment>,
     tail: Tail,
@@ -91,6 +97,16 @@ pub struct Wal {
     poison: Option<Poison>,
     /// The frame being written; kept for its memory.
     frame: Vec<u8>,
+    /// What the round being written does to `positions`; kept for its memory.
+    moves: Vec<(GroupId, Move)>,
+    /// The segment that was read last, other than the tail.
+    reading: Option<(u64, Box<dyn DiskFile>)>,
+}
+
+/// What a record does to a group's positions.
+enum Move {
+    Entry(Index, Position),
+    Snapshot(Index, Rest),
 }
 
 #[derive(Clone, Copy)]
@@ -127,7 +143,7 @@ impl Wal {
             let text = format!("segments of {} bytes, filled by {}", options.segment_bytes, options.prefill_bytes);
             return Err(WalError::Refused(text));
         }
-        let recover::Recovery { recovered, logs, segments, tail } = recover::recover(disk.as_ref())?;
+        let recover::Recovery { recovered, logs, positions, segments, tail } = recover::recover(disk.as_ref())?;
         let mut segments: VecDeque<_> =
             segments.into_iter().map(|(sequence, written)| Segment { sequence, written }).collect();
         let (tail, next_round) = match tail {
@@ -145,7 +161,19 @@ impl Wal {
                 (tail, 2)
             }
         };
-        let wal = Wal { disk, options, logs, segments, tail, next_round, poison: None, frame: Vec::new() };
+        let wal = Wal {
+            disk,
+            options,
+            logs,
+            positions,
+            segments,
+            tail,
+            next_round,
+            poison: None,
+            frame: Vec::new(),
+            moves: Vec::new(),
+            reading: None,
+        };
         Ok((wal, recovered))
     }
 
@@ -160,6 +188,7 @@ impl Wal {
             debug_assert_eq!(self.frame.len(), FRAME_HEADER_BYTES + body_bytes);
             self.write_frame(round.len() as u32)?;
             self.logs.extend(staged);
+            self.move_positions();
         }
         if sync { self.sync() } else { Ok(()) }
     }
@@ -203,6 +232,7 @@ impl Wal {
         while let Some(oldest) = self.segments.front().filter(|segment| segment.sequence < needed) {
             // What made its entries dead must be durable first.
             let name = segment_name(oldest.sequence);
+            self.reading = None;
             self.sync()?;
             self.disk.remove(&name).map_err(|source| io_error("removing", &name, source))?;
             self.segments.pop_front();
@@ -297,6 +327,7 @@ impl Wal {
     fn encode(&mut self, round: &[Record]) -> Result<BTreeMap<GroupId, GroupLog>, WalError> {
         self.frame.clear();
         self.frame.resize(FRAME_HEADER_BYTES, 0);
+        self.moves.clear();
         let mut staged: BTreeMap<GroupId, GroupLog> = BTreeMap::new();
         for record in round {
             let (Record::Entry { group, .. } | Record::HardState { group, .. } | Record::Snapshot { group, .. }) =
@@ -307,6 +338,8 @@ impl Wal {
             match record {
                 Record::Entry { index, term, data, .. } => {
                     log.entry(*index, *term, data.len() as u64, self.tail.sequence).map_err(refused)?;
+                    let position = Position::new(self.tail.end + self.frame.len() as u64, data);
+                    self.moves.push((group, Move::Entry(*index, position)));
                     Item::Entry { group, index: *index, term: *term, data }.encode(&mut self.frame);
                 }
                 Record::HardState { term, vote, commit, .. } => {
@@ -316,6 +349,7 @@ impl Wal {
                 Record::Snapshot { index, term, .. } => {
                     let rest = log.judge_snapshot(*index, *term).map_err(refused)?;
                     log.snapshot(*index, *term, rest).map_err(refused)?;
+                    self.moves.push((group, Move::Snapshot(*index, rest)));
                     Item::Snapshot { group, index: *index, term: *term, log: rest }.encode(&mut self.frame);
                 }
             }
@@ -326,6 +360,19 @@ impl Wal {
         }
         staged.values_mut().for_each(GroupLog::settle);
         Ok(staged)
+    }
+
+    /// Takes the round that was written over into the positions.
+    fn move_positions(&mut self) {
+        for (group, act) in self.moves.drain(..) {
+            let places = self.positions.entry(group).or_default();
+            match act {
+                Move::Entry(index, position) => places.put(index.0, position),
+                Move::Snapshot(index, Rest::Kept) => places.drop_through(index.0),
+                Move::Snapshot(_, Rest::Dead) => places.clear(),
+            }
+        }
+        self.moves.shrink_to(MOVES_KEPT);
     }
 
     /// Writes `frame` at the end, its header filled in.
@@ -500,3 +547,6 @@ const SEGMENT_FILE_BYTES_MAX: u64 = *SEGMENT_BYTES_RANGE.end() + ROUND_BYTES_MAX
 
 /// How much memory for frames stays allocated.
 const FRAME_BYTES_KEPT: usize = 8 << 20;
+
+/// Room for how many records' moves stays allocated.
+const MOVES_KEPT: usize = 16 << 10;

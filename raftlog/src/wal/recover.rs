@@ -10,6 +10,7 @@ use super::format::{
     VERSION, segment_name, segment_sequence,
 };
 use super::groups::{GroupLog, HardState};
+use super::positions::{Position, Positions};
 use super::{GROUPS_MAX, SEGMENT_FILE_BYTES_MAX, io_error};
 use crate::disk::{Disk, STAGED_SUFFIX, read_whole};
 use crate::types::{GroupId, Index, Term};
@@ -49,6 +50,7 @@ pub struct Cut {
 pub(super) struct Recovery {
     pub recovered: Recovered,
     pub logs: BTreeMap<GroupId, GroupLog>,
+    pub positions: BTreeMap<GroupId, Positions>,
     /// Sequence and end of each segment.
     pub segments: VecDeque<(u64, u64)>,
     /// `None` where there is no log yet.
@@ -61,7 +63,8 @@ pub(super) struct FoundTail {
     pub end: u64,
     pub length: u64,
     pub next_round: u64,
-    /// From where on its bytes must be written once more, and those bytes: the last frames, then zeros over what is cut.
+    /// From where on its bytes must be written once more, and those bytes: the last frames, then zeros over what is
+    /// cut.
     pub rewrite_at: u64,
     pub rewrite: Vec<u8>,
 }
@@ -121,8 +124,10 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovery, WalError> {
         let oldest = headers.first().map_or(1, |(sequence, _)| *sequence);
         return Err(replay.damage(disk, Spot::new(segment_name(oldest), 0, what), &[], 0));
     }
-    let (logs, groups) = replay.finish();
-    Ok(Recovery { recovered: Recovered { groups, cut }, logs, segments, tail })
+    let recovered = Recovered { groups: BTreeMap::new(), cut };
+    let mut recovery = Recovery { recovered, logs: BTreeMap::new(), positions: BTreeMap::new(), segments, tail };
+    replay.finish(&mut recovery);
+    Ok(recovery)
 }
 
 /// The sequences of all segments, in order. Removes what was only being made.
@@ -212,6 +217,7 @@ struct Replayed {
     log: GroupLog,
     /// The live entries that lie in a file.
     entries: VecDeque<(Index, Term, Bytes)>,
+    positions: Positions,
 }
 
 impl Replay {
@@ -227,7 +233,7 @@ impl Replay {
             if frame.round != round {
                 break;
             }
-            self.frame(segment, round, frame.records, body).map_err(|what| (offset, what))?;
+            self.frame(segment, offset, round, frame.records, body).map_err(|what| (offset, what))?;
             offset += FRAME_HEADER_BYTES + body.len();
             round += 1;
             durable = durable.max(frame.durable as usize);
@@ -247,10 +253,19 @@ impl Replay {
         Ok(Reached { end: offset, durable, next_round: round })
     }
 
-    fn frame(&mut self, segment: &Segment<'_>, round: u64, records: u32, mut body: &[u8]) -> Result<(), String> {
+    fn frame(
+        &mut self,
+        segment: &Segment<'_>,
+        offset: usize,
+        round: u64,
+        records: u32,
+        mut body: &[u8],
+    ) -> Result<(), String> {
+        let body_end = offset + FRAME_HEADER_BYTES + body.len();
         let is_checkpoint = round == segment.header.first_round;
         let mut touched = BTreeSet::new();
         for _ in 0..records {
+            let place = body_end - body.len();
             let item = Item::decode(&mut body).ok_or("a record is not understood under a good checksum")?;
             match item {
                 Item::Checkpoint { group, state, snapshot, last } if is_checkpoint => {
@@ -260,7 +275,7 @@ impl Replay {
                 _ if is_checkpoint => return Err("a segment does not start with a checkpoint".into()),
                 item => {
                     touched.insert(item.group());
-                    self.item(segment.header.sequence, item)?;
+                    self.item(segment.header.sequence, place as u64, item)?;
                 }
             }
         }
@@ -286,7 +301,7 @@ impl Replay {
     ) -> Result<(), String> {
         if segment.is_oldest {
             let log = GroupLog::from_checkpoint(state, snapshot, last);
-            self.groups.insert(group, Replayed { log, entries: VecDeque::new() });
+            self.groups.insert(group, Replayed { log, ..Replayed::default() });
             return Ok(());
         }
         let known = self.groups.get(&group).map(|known| (known.log.hard, known.log.snapshot, known.log.last()));
@@ -296,7 +311,7 @@ impl Replay {
         Ok(())
     }
 
-    fn item(&mut self, segment: u64, item: Item<'_>) -> Result<(), String> {
+    fn item(&mut self, segment: u64, place: u64, item: Item<'_>) -> Result<(), String> {
         let group = item.group();
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&group) {
             return Err(format!("there are more than {GROUPS_MAX} groups"));
@@ -308,6 +323,7 @@ impl Replay {
                 known.log.entry(index, term, data.len() as u64, segment).map_err(of)?;
                 known.cut_from(index);
                 known.entries.push_back((index, term, Bytes::copy_from_slice(data)));
+                known.positions.put(index.0, Position::new(place, data));
             }
             Item::HardState { state, .. } => known.log.hard = state,
             Item::Snapshot { index, term, log: rest, .. } => {
@@ -317,7 +333,7 @@ impl Replay {
                 }
                 known.log.snapshot(index, term, rest).map_err(of)?;
                 match rest {
-                    Rest::Dead => known.entries.clear(),
+                    Rest::Dead => known.clear(),
                     Rest::Kept => known.drop_through(index),
                 }
             }
@@ -351,16 +367,15 @@ impl Replay {
         WalError::Corrupt(Box::new(damage))
     }
 
-    fn finish(self) -> (BTreeMap<GroupId, GroupLog>, BTreeMap<GroupId, RecoveredGroup>) {
-        let mut logs = BTreeMap::new();
-        let mut groups = BTreeMap::new();
-        for (group, Replayed { log, entries }) in self.groups {
+    fn finish(self, recovery: &mut Recovery) {
+        for (group, Replayed { log, entries, positions }) in self.groups {
             let hard_state = log.hard;
             let snapshot = Some(log.snapshot).filter(|(index, _)| index.0 > 0);
-            groups.insert(group, RecoveredGroup { hard_state, snapshot, entries: entries.into() });
-            logs.insert(group, log);
+            let found = RecoveredGroup { hard_state, snapshot, entries: entries.into() };
+            recovery.recovered.groups.insert(group, found);
+            recovery.logs.insert(group, log);
+            recovery.positions.insert(group, positions);
         }
-        (logs, groups)
     }
 }
 
@@ -372,6 +387,12 @@ impl Replayed {
 
     fn drop_through(&mut self, index: Index) {
         while self.entries.pop_front_if(|(first, _, _)| *first <= index).is_some() {}
+        self.positions.drop_through(index.0);
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.positions.clear();
     }
 }
 

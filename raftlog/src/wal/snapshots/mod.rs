@@ -6,7 +6,8 @@
 //! receive -> Receiving --finish--> Received --install-> '-> open_raw -> RawSnapshot -> the wire
 //! ```
 //!
-//! Nothing here needs memory for more than a few chunks. A file with a final name was complete and synced before it got it.
+//! Nothing here needs memory for more than a few chunks. A file with a final name was complete and synced before it got
+//! it.
 
 mod format;
 mod reader;
@@ -51,15 +52,16 @@ pub struct SnapshotStore(Arc<Shared>);
 /// Knows nothing of what is stored: the files are the truth.
 struct Shared {
     disk: Arc<dyn Disk>,
-    /// What is being written now. Also makes the look for a newer snapshot, the naming of one and the removal of the older
-    /// ones one act.
+    /// What is being written now. Also makes the look for a newer snapshot, the naming of one and the removal of the
+    /// older ones one act.
     making: Mutex<BTreeSet<Place>>,
     /// Numbers the files that are received.
     received: AtomicU64,
 }
 
 impl SnapshotStore {
-    /// Opens the store; removes snapshots that were only being made or received. Once per process: clones are for sharing.
+    /// Opens the store; removes snapshots that were only being made or received. Once per process: clones are for
+    /// sharing.
     ///
     /// # Errors
     /// If the disk fails.
@@ -77,18 +79,18 @@ impl SnapshotStore {
     /// Starts a snapshot file; its body is what is written until [`SnapshotWriter::finish`].
     ///
     /// # Errors
-    /// `Refused` if a newer one is stored, this one is being written already, or `meta` is longer than [`META_BYTES_MAX`];
+    /// `Refused` if a newer one is stored, this one is being written already, or `meta` is longer than
+    /// [`META_BYTES_MAX`];
     /// `NoSpace`; `Io`.
     pub fn create(&self, group: GroupId, index: Index, term: Term, meta: &[u8]) -> Result<SnapshotWriter, WalError> {
         SnapshotWriter::create(self.clone(), Place { group, index, term }, meta)
     }
 
-    /// Stores a snapshot durably, then removes older ones of the group; `write` writes its body. Says how many bytes the file
-    /// has.
+    /// Stores a snapshot durably, then removes older ones of the group; `write` writes its body. Says how many bytes
+    /// the file has.
     ///
-    /// # Errors
-    /// As [`SnapshotStore::create`]. After any error nothing is stored, unless the directory could not be synced: then the
-    /// file may be there after a crash.
+    /// # Errors As [`SnapshotStore::create`]. After any error nothing is stored, unless the directory could not be
+    /// synced: then the file may be there after a crash.
     pub fn save_with(
         &self,
         group: GroupId,
@@ -112,7 +114,8 @@ impl SnapshotStore {
         self.save_with(group, index, term, meta, |out| out.write_all(body)).map(drop)
     }
 
-    /// The newest snapshot of a group, as a whole. One that does not check is an error; an older one never takes its place.
+    /// The newest snapshot of a group, as a whole. One that does not check is an error; an older one never takes its
+    /// place.
     ///
     /// # Errors
     /// `CorruptFile`, `Foreign`, `UnknownVersion`; `Io`.
@@ -152,8 +155,8 @@ impl SnapshotStore {
         SnapshotReader::open(self.disk(), &place.name(), place, reader::Whose::Ours)
     }
 
-    /// Opens a certain snapshot as bytes for the wire: the file as it is. It can be read to its end also when a newer one
-    /// takes its place meanwhile.
+    /// Opens a certain snapshot as bytes for the wire: the file as it is. It can be read to its end also when a newer
+    /// one takes its place meanwhile.
     ///
     /// # Errors
     /// As [`SnapshotStore::open_stored`].

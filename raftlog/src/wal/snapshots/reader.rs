@@ -128,8 +128,8 @@ impl SnapshotReader {
         self.header.body_bytes
     }
 
-    /// Reads and checks what is left, and says what is wrong with the file if anything is: also what an earlier read failed
-    /// with.
+    /// Reads and checks what is left, and says what is wrong with the file if anything is: also what an earlier read
+    /// failed with.
     ///
     /// # Errors
     /// `CorruptFile` (`Unusable` for a received file), `Io`.
@@ -188,8 +188,8 @@ impl Read for SnapshotReader {
     }
 }
 
-/// A stored snapshot as bytes for the wire: header, meta, checked chunks, as they are in the file. Its chunks are checked by
-/// whoever receives them.
+/// A stored snapshot as bytes for the wire: header, meta, checked chunks, as they are in the file. Its chunks are
+/// checked by whoever receives them.
 pub struct RawSnapshot {
     source: Source,
     bytes: u64,

@@ -7,8 +7,8 @@ use crate::disk::DiskFile;
 use crate::types::{GroupId, Index, Term};
 use crate::wal::error::WalError;
 
-/// A file that is being received. Its bytes come in order; after a break the peer goes on at [`Receiving::len`]. Dropped, it
-/// leaves nothing behind.
+/// A file that is being received. Its bytes come in order; after a break the peer goes on at [`Receiving::len`].
+/// Dropped, it leaves nothing behind.
 pub struct Receiving {
     part: Part,
     length: u64,
@@ -54,12 +54,12 @@ impl Receiving {
         self.header.as_ref().map(Header::file_bytes)
     }
 
-    /// Takes up the next bytes. Any number at once; those of the header are checked as soon as they are there, so that no
-    /// peer can send more than it announced.
+    /// Takes up the next bytes. Any number at once; those of the header are checked as soon as they are there, so that
+    /// no peer can send more than it announced.
     ///
     /// # Errors
-    /// `NoSpace`: none of these bytes counts, they can be appended again later. `Unusable`: this is not the snapshot that was
-    /// to come. `Io`. After these two the file is good for nothing but dropping.
+    /// `NoSpace`: none of these bytes counts, they can be appended again later. `Unusable`: this is not the snapshot
+    /// that was to come. `Io`. After these two the file is good for nothing but dropping.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), WalError> {
         if self.is_broken {
             return Err(self.part.unusable("an earlier part of it failed"));
@@ -156,8 +156,8 @@ impl Received {
         SnapshotReader::open(self.part.store.disk(), &self.part.name, self.part.place, Whose::Peers)
     }
 
-    /// Gives it its final name, durably, and removes older snapshots of the group. Whoever calls this has read all of it with
-    /// success.
+    /// Gives it its final name, durably, and removes older snapshots of the group. Whoever calls this has read all of
+    /// it with success.
     ///
     /// # Errors
     /// `Refused` if a newer snapshot is stored; `NoSpace`, `Io`: then it may have either name.

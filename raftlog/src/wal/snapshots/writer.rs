@@ -68,12 +68,11 @@ impl SnapshotWriter {
         Ok(writer)
     }
 
-    /// Completes the file, syncs it, gives it its name durably, and removes older ones of the group. Says how many bytes the
-    /// file has.
+    /// Completes the file, syncs it, gives it its name durably, and removes older ones of the group. Says how many
+    /// bytes the file has.
     ///
-    /// # Errors
-    /// What an earlier write failed with; `NoSpace`, `Io`; `Refused` if a newer snapshot was stored meanwhile. Nothing is
-    /// stored then, unless the directory could not be synced: then the file may be there after a crash.
+    /// # Errors What an earlier write failed with; `NoSpace`, `Io`; `Refused` if a newer snapshot was stored meanwhile.
+    /// Nothing is stored then, unless the directory could not be synced: then the file may be there after a crash.
     pub fn finish(mut self) -> Result<u64, WalError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);

@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod golden;
 mod model;
+mod reading;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,29 @@ fn apply(model: &mut Model, round: &[Record]) {
         let low = known.snapshot.map_or(Index(0), |(index, _)| index);
         let high = known.entries.last().map_or(low, |(index, _, _)| *index);
         known.hard_state.commit = known.hard_state.commit.max(low).min(high);
+    }
+}
+
+/// What the log can read back is what the model holds, of every group and in pieces of at most so many bytes.
+fn check_read(wal: &mut Wal, model: &Model, max_bytes: u64) {
+    for (group, known) in model {
+        let first = known.snapshot.map_or(1, |(index, _)| index.0 + 1);
+        let end = first + known.entries.len() as u64;
+        let (mut read, mut next) = (Vec::new(), first);
+        while next < end {
+            let piece = wal.read(*group, Index(next), Index(end), max_bytes).unwrap();
+            assert!(!piece.is_empty(), "entry {next} of group {group} is live");
+            let bytes: u64 = piece.iter().map(|(_, _, data)| 25 + data.len() as u64).sum();
+            assert!(bytes <= max_bytes || piece.len() == 1);
+            next += piece.len() as u64;
+            read.extend(piece);
+        }
+        assert_eq!(read, known.entries, "group {group}");
+        for dead in [first - 1, end] {
+            assert_eq!(wal.read(*group, Index(dead), Index(u64::MAX), u64::MAX).unwrap(), []);
+        }
+        let range = wal.positions.get(group).and_then(Positions::range);
+        assert_eq!(range, (first < end).then(|| (first, end - 1)), "group {group}: as many positions as live entries");
     }
 }
 

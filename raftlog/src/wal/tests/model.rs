@@ -31,8 +31,9 @@ impl Run {
     }
 
     fn step(&mut self) {
-        match self.random.below(40) {
+        match self.random.below(42) {
             0..26 => self.append(),
+            40.. => self.read(),
             26..29 => self.release(),
             29..31 => self.seal(),
             31..33 => self.prefill(),
@@ -139,6 +140,13 @@ impl Run {
         }
     }
 
+    fn read(&mut self) {
+        let max_bytes = self.random.below(2000);
+        if let Some(wal) = &mut self.wal {
+            check_read(wal, &self.model, max_bytes);
+        }
+    }
+
     fn crash(&mut self) {
         self.crashes += 1;
         self.disk.limit(None);
@@ -162,6 +170,7 @@ impl Run {
         self.model = recovered.groups;
         self.possible = vec![self.model.clone()];
         self.wal = Some(wal);
+        self.read();
     }
 }
 
