@@ -78,7 +78,7 @@ pub enum Output {
         /// The first index not wanted any more.
         to: Index,
         /// About how many bytes at most.
-        max_bytes: usize,
+        max_bytes: u64,
     },
     /// Check this backend now, whatever its interval.
     ProbeNow(BackendId),

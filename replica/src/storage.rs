@@ -112,6 +112,20 @@ impl Storage {
         self.wal.append(records, false)
     }
 
+    /// Reads entries of a group's log back, as `Output::ReadLog` asks.
+    ///
+    /// # Errors
+    /// If the log is damaged or cannot be read.
+    pub fn read_log(
+        &mut self,
+        group: GroupId,
+        from: Index,
+        to: Index,
+        max_bytes: u64,
+    ) -> Result<Vec<(Index, Term, Bytes)>, WalError> {
+        self.wal.read(group, from, to, max_bytes)
+    }
+
     /// The snapshots, for threads that write, send and receive them.
     #[must_use]
     pub fn snapshots(&self) -> &SnapshotStore {

@@ -64,7 +64,7 @@ pub enum Action {
         /// The first index not wanted any more.
         to: Index,
         /// About how many bytes at most; one entry in any case.
-        max_bytes: usize,
+        max_bytes: u64,
     },
     /// Send a frame; it may be lost.
     Send {

@@ -145,7 +145,7 @@ impl Fleet {
                 let mut bytes = 0;
                 let found = self.stored.range((id, from)..(id, to)).take_while(|(_, (_, data))| {
                     let first = bytes == 0;
-                    bytes += data.len();
+                    bytes += data.len() as u64;
                     first || bytes <= max_bytes
                 });
                 let entries: Vec<_> = found.map(|((_, index), (term, data))| (*index, *term, data.clone())).collect();

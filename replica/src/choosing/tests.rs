@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use flow::{
     Bind, Birth, Commit, ControlCommand, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
     PoolId, PoolSpec, Protocol, ServerChange, ServerSpec, ServerState, View,

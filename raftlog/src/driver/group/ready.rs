@@ -268,4 +268,4 @@ fn asked_by(entry: &Entry) -> Option<(NodeId, u64)> {
 const READ_BATCHES_MAX: usize = 256;
 
 /// Most bytes read from disk for a follower at once.
-const READ_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES_MAX: u64 = 1 << 20;
