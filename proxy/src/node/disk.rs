@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use raftlog::{Record, driver::SnapshotFile, wal::WalError};
+use raftlog::{
+    GroupId, Index, Record,
+    wal::{Received, WalError},
+};
 use replica::storage::Storage;
 use tracing::{error, info, warn};
 
@@ -21,8 +24,17 @@ use crate::metrics::LogCounters;
 pub struct Round {
     pub round: u64,
     pub records: Vec<Record>,
-    pub files: Vec<SnapshotFile>,
+    /// Snapshots that came in, to be installed before.
+    pub received: Vec<Received>,
     pub sync: bool,
+}
+
+/// What the thread is given to do, in order.
+pub enum Work {
+    /// Stores a round.
+    Store(Round),
+    /// Reads entries back, for a follower that is behind.
+    Read { group: GroupId, from: Index, to: Index, max_bytes: u64 },
 }
 
 /// What the log takes on the disk, for metrics.
@@ -54,11 +66,11 @@ pub fn start(
     inputs: SyncSender<Input>,
     usage: Arc<DiskUsage>,
     stopping: Arc<AtomicBool>,
-) -> std::io::Result<(Sender<Round>, JoinHandle<()>)> {
+) -> std::io::Result<(Sender<Work>, JoinHandle<()>)> {
     // The replica bounds what waits here: `raftlog::driver::ROUNDS_IN_FLIGHT_MAX`.
-    let (sender, rounds) = channel();
+    let (sender, work) = channel();
     let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
-        LogThread { storage, inputs, usage, stopping, full: false }.run(&rounds);
+        LogThread { storage, inputs, usage, stopping, full: false }.run(&work);
     })?;
     Ok((sender, thread))
 }
@@ -72,14 +84,26 @@ struct LogThread {
 }
 
 impl LogThread {
-    fn run(mut self, rounds: &Receiver<Round>) {
+    fn run(mut self, work: &Receiver<Work>) {
+        let mut next = None;
         loop {
-            match rounds.recv_timeout(IDLE) {
-                Ok(first) => {
-                    let batch = gather(first, rounds);
-                    if !self.store(&batch) {
+            let first = match next.take() {
+                Some(first) => Ok(first),
+                None => work.recv_timeout(IDLE),
+            };
+            match first {
+                Ok(Work::Store(first)) => {
+                    let mut batch = first;
+                    next = gather(&mut batch, work);
+                    if !self.store(&mut batch) {
                         warn!("stopping with a full disk: what was not stored was never acknowledged");
                         return;
+                    }
+                }
+                Ok(Work::Read { group, from, to, max_bytes }) => {
+                    match self.storage.read_log(group, from, to, max_bytes) {
+                        Ok(entries) => self.tell(Input::LogRead { group, from, entries }),
+                        Err(error) => die(&error),
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.idle(),
@@ -92,9 +116,9 @@ impl LogThread {
     }
 
     /// Stores a round, waiting for room; false if the instance stops before there is any.
-    fn store(&mut self, batch: &Round) -> bool {
+    fn store(&mut self, batch: &mut Round) -> bool {
         loop {
-            match self.storage.persist(&batch.records, &batch.files, batch.sync) {
+            match self.storage.persist(&batch.records, &mut batch.received, batch.sync) {
                 Ok(()) => break,
                 Err(WalError::NoSpace { file }) => {
                     if !self.full {
@@ -140,19 +164,23 @@ impl LogThread {
     }
 }
 
-/// All rounds that wait, as one; a round with snapshot files is stored with those before it, and ends the batch.
-fn gather(first: Round, rounds: &Receiver<Round>) -> Round {
-    let mut batch = first;
+/// Adds all rounds that wait; one with snapshots is stored with those before it, and ends the batch. What is not a round
+/// is given back.
+fn gather(batch: &mut Round, work: &Receiver<Work>) -> Option<Work> {
     let mut bytes = payload_bytes(&batch.records);
-    while batch.files.is_empty() && batch.records.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
-        let Ok(next) = rounds.try_recv() else { break };
-        bytes += payload_bytes(&next.records);
-        batch.round = next.round;
-        batch.sync |= next.sync;
-        batch.records.extend(next.records);
-        batch.files = next.files;
+    while batch.received.is_empty() && batch.records.len() < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX {
+        match work.try_recv().ok()? {
+            Work::Store(next) => {
+                bytes += payload_bytes(&next.records);
+                batch.round = next.round;
+                batch.sync |= next.sync;
+                batch.records.extend(next.records);
+                batch.received = next.received;
+            }
+            other @ Work::Read { .. } => return Some(other),
+        }
     }
-    batch
+    None
 }
 
 fn payload_bytes(records: &[Record]) -> usize {

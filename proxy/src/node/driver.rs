@@ -10,19 +10,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use flow::{ControlCommand, SlotTable};
-use raftlog::net::{Event, PeerAddress, Transport};
+use raftlog::{
+    GroupId, Index, NodeId, Term,
+    driver::{Install, TICK_MS},
+    net::{Event, PeerAddress, Transport},
+    wal::Received,
+};
 use replica::{Chosen, Output, Replica, Submitted, Ticket};
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::{
     clock::now_ms,
-    disk::Round,
-    gate::{Doorkeeper, snapshot_meta},
+    disk::{Round, Work},
+    gate::Doorkeeper,
     health::Health,
     input::Input,
     shared::Shared,
+    snapshots,
 };
 
 /// The loop and what it reaches.
@@ -32,7 +39,10 @@ pub struct Loop {
     pub inputs: Receiver<Input>,
     pub input_sender: SyncSender<Input>,
     pub shared: Arc<Shared>,
-    pub rounds: Sender<Round>,
+    pub log: Sender<Work>,
+    pub snapshots: Sender<snapshots::Job>,
+    /// Snapshots that came in and are about to be installed.
+    pub received: HashMap<(GroupId, Index, Term), Received>,
     pub transport: Transport,
     pub doorkeeper: Arc<Doorkeeper>,
     pub health: Health,
@@ -85,10 +95,15 @@ impl Loop {
         match input {
             Input::Net(event) => self.hear(event),
             Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
-            Input::Snapshot { from, group, message, body } => {
-                info!(group = group.0, from = from.0, bytes = body.len(), "a snapshot came in");
-                self.replica.handle_snapshot(from, group, &message, body);
+            Input::Snapshot { from, group, message, state, received } => {
+                if self.replica.handle_snapshot(from, group, &message, *state) {
+                    self.received.insert((group, received.index(), received.term()), *received);
+                }
             }
+            Input::SnapshotStored { group, index, stored } => {
+                self.replica.handle_snapshot_stored(group, index, stored);
+            }
+            Input::LogRead { group, from, entries } => self.replica.handle_log_read(group, from, &entries),
             Input::SnapshotSent { group, to, arrived } => self.replica.handle_snapshot_sent(group, to, arrived),
             Input::Persisted { round, holding_back } => {
                 self.replica.handle_persisted(round);
@@ -186,9 +201,15 @@ impl Loop {
                     asker.send(answer).ok();
                 }
             }
-            Output::Persist { round, records, files, sync } => {
-                if self.rounds.send(Round { round, records, files, sync }).is_err() {
-                    error!("the log thread is gone: stopping at once");
+            Output::Persist { round, records, installs, sync } => {
+                let of = |install: Install| self.received.remove(&(install.group, install.index, install.term));
+                let received = installs.into_iter().filter_map(of).collect();
+                self.to_log(Work::Store(Round { round, records, received, sync }));
+            }
+            Output::ReadLog { group, from, to, max_bytes } => self.to_log(Work::Read { group, from, to, max_bytes }),
+            Output::StoreSnapshot { group, index, term, meta, state } => {
+                if self.snapshots.send(snapshots::Job { group, index, term, meta, state }).is_err() {
+                    error!("the snapshots thread is gone: stopping at once");
                     std::process::abort();
                 }
             }
@@ -196,22 +217,8 @@ impl Loop {
                 // A frame that does not fit is dropped and counted by the transport; Raft sends again.
                 self.transport.send(to, frame);
             }
-            Output::SendSnapshot { to, group, message, body } => {
-                let sending = self.transport.send_snapshot(to, snapshot_meta(group, &message), body);
-                let inputs = self.input_sender.clone();
-                self.runtime.spawn(async move {
-                    let arrived = match sending.await {
-                        Ok(Ok(())) => true,
-                        Ok(Err(error)) => {
-                            warn!(%error, group = group.0, to = to.0, "a snapshot did not arrive");
-                            false
-                        }
-                        Err(_) => false,
-                    };
-                    let told =
-                        tokio::task::spawn_blocking(move || inputs.send(Input::SnapshotSent { group, to, arrived }));
-                    drop(told.await);
-                });
+            Output::SendSnapshot { to, group, index, term, message } => {
+                self.send_snapshot(to, (group, index, term), message);
             }
             Output::ProbeNow(backend) => self.health.probe_now(backend),
             Output::BuildSlots { pool, key, members } => {
@@ -248,6 +255,35 @@ impl Loop {
                 );
             }
         }
+    }
+
+    fn to_log(&self, work: Work) {
+        if self.log.send(work).is_err() {
+            error!("the log thread is gone: stopping at once");
+            std::process::abort();
+        }
+    }
+
+    fn send_snapshot(&self, to: NodeId, place: (GroupId, Index, Term), message: Bytes) {
+        let (transport, store) = (self.transport.clone(), Arc::clone(&self.doorkeeper.snapshots));
+        let inputs = self.input_sender.clone();
+        let group = place.0;
+        self.runtime.spawn(async move {
+            let meta = snapshots::meta(place, &message);
+            let sent = match tokio::task::spawn_blocking(move || snapshots::read(&store, place)).await {
+                Ok(Ok(file)) => match transport.send_snapshot(to, meta, file).await {
+                    Ok(sent) => sent.map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                },
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = &sent {
+                warn!(error, group = group.0, to = to.0, "a snapshot did not arrive");
+            }
+            let arrived = sent.is_ok();
+            drop(tokio::task::spawn_blocking(move || inputs.send(Input::SnapshotSent { group, to, arrived })).await);
+        });
     }
 
     /// The transport's peers are the members, once there are any.
@@ -305,7 +341,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The driver's tick.
-pub const TICK: Duration = Duration::from_millis(10);
+pub const TICK: Duration = Duration::from_millis(TICK_MS);
 
 /// After so many bytes of input the round at hand is stored and sent before more is taken.
 pub const INPUT_BYTES_PER_ROUND_MAX: usize = 32 << 20;

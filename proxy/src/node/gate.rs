@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use raftlog::{
-    GroupId, NodeId,
+    NodeId,
     disk::Disk,
     net::{Event, Gate, Inbox, PeerAddress, Refused},
 };
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{input::Input, shared::Shared};
+use super::{input::Input, shared::Shared, snapshots};
 
 /// Guards the links to and from this instance.
 pub struct Doorkeeper {
@@ -37,6 +37,8 @@ pub struct Doorkeeper {
     pub state: Mutex<State>,
     /// Held while `state` is saved, so that what is newer on disk is never overtaken; locked before `state`.
     pub saving: Mutex<()>,
+    /// Where snapshots that come in are kept.
+    pub snapshots: snapshots::Store,
     /// Becomes true once the identity is decided.
     pub decided: watch::Sender<bool>,
 }
@@ -207,23 +209,8 @@ impl Gate for Doorkeeper {
     }
 
     fn snapshot(&self, from: NodeId, meta: Bytes, body: Bytes) -> Result<(), Refused> {
-        let mut message = meta;
-        if message.len() < 4 {
-            return Err(malformed());
-        }
-        let group = GroupId(message.get_u32());
-        self.inputs
-            .send(Input::Snapshot { from, group, message, body })
-            .map_err(|_| Refused { code: RefusedCode::Malformed as u32, text: "the instance is stopping".to_owned() })
+        snapshots::take(&self.snapshots, &self.inputs, from, meta, &body)
     }
-}
-
-/// What travels beside a snapshot's body: its group (4 bytes, big-endian) and the message that goes with it.
-pub fn snapshot_meta(group: GroupId, message: &Bytes) -> Bytes {
-    let mut meta = BytesMut::with_capacity(4 + message.len());
-    meta.put_u32(group.0);
-    meta.put_slice(message);
-    meta.freeze()
 }
 
 /// Peers' events go to the replica thread.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flow::{BackendId, ControlCommand, Incarnation, InstanceId, PinKey, PoolId, Revision, SlotTable, View};
-use raftlog::{GroupId, NodeId, net};
-use replica::{Chosen, Replica, Submitted};
+use raftlog::{GroupId, Index, NodeId, Term, net, wal::Received};
+use replica::{Chosen, GroupState, Replica, Submitted};
 use tokio::sync::oneshot;
 
 /// One thing that happened, or that somebody wants.
@@ -15,7 +15,11 @@ pub enum Input {
     /// A peer was let in, in this life.
     PeerSeen(InstanceId, Incarnation),
     /// A snapshot came in whole.
-    Snapshot { from: NodeId, group: GroupId, message: Bytes, body: Bytes },
+    Snapshot { from: NodeId, group: GroupId, message: Bytes, state: Box<GroupState>, received: Box<Received> },
+    /// A snapshot was written to a file, or could not be.
+    SnapshotStored { group: GroupId, index: Index, stored: bool },
+    /// Entries were read back from the log.
+    LogRead { group: GroupId, from: Index, entries: Vec<(Index, Term, Bytes)> },
     /// The sending of a snapshot ended.
     SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
     /// That round and all before it are on disk.

@@ -5,6 +5,7 @@
 //!   traffic -Choose-+--> [replica thread] --+--> peers (frames, snapshots)
 //!   health --View---+      ^                +--> [log thread] one write, one sync a round
 //!   REST, CLI ------+      +----Persisted--------------'
+//!                          +--> [snapshots thread] states to files
 //! ```
 //!
 //! The replica thread alone touches the replica; it publishes what readers see before it sends what tells of it.
@@ -20,6 +21,7 @@ mod input;
 mod names;
 mod seen;
 mod shared;
+mod snapshots;
 mod start;
 
 pub use fleet::Fleet;

@@ -19,7 +19,7 @@ use flow::{Birth, FleetId, Incarnation, MemberAddress};
 use raftlog::{
     NodeId,
     disk::{Disk, FileDisk},
-    driver::DriverConfig,
+    driver::{DriverConfig, Tuning},
     net::{Options, PeerAddress, PeersError, Refused, Transport},
     wal::{WalError, WalOptions},
 };
@@ -39,6 +39,7 @@ use super::{
     input::Input,
     names,
     shared::Shared,
+    snapshots,
 };
 use crate::{
     config::{Config, Host},
@@ -152,6 +153,7 @@ impl Node {
             decided: watch::Sender::new(birthing.is_none()),
             state: Mutex::new(State { identity, known, birthing, answered: BTreeSet::new(), majority_since: None }),
             saving: Mutex::new(()),
+            snapshots: snapshots::Store::default(),
         });
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let options = Options { local_address: Some(own), ..Options::default() };
@@ -302,7 +304,7 @@ impl Begin {
         let identity = self.doorkeeper.identity();
         let storage_error = |source| StartError::Storage { path: self.path.clone(), source };
         let options = WalOptions { salt: random()?, ..WalOptions::default() };
-        let (storage, Found { starts, bodies, cut }) =
+        let (storage, Found { starts, states, cut }) =
             Storage::open(Arc::clone(&self.disk), &identity, options).map_err(storage_error)?;
         if let Some(cut) = cut {
             warn!(
@@ -313,16 +315,20 @@ impl Begin {
             );
         }
         let config = replica_config(&self.config, &identity, &self.doorkeeper.founding)?;
-        let mut replica = Replica::new(config, starts, &bodies)
+        let mut replica = Replica::new(config, starts, states)
             .map_err(|source| StartError::Replica { path: self.path.clone(), source })?;
         for (peer, incarnation) in self.doorkeeper.known() {
             replica.handle_peer_seen(peer, incarnation);
         }
         let views = (1..replica.group_count()).filter_map(|id| replica.view(raftlog::GroupId(id)).cloned()).collect();
         self.shared.set_groups(views);
-        let (rounds, thread) = disk::start(storage, self.inputs.clone(), self.usage, self.stopping)
-            .map_err(|error| StartError::System("thread", error.to_string()))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        let no_thread = |error: io::Error| StartError::System("thread", error.to_string());
+        let store = storage.snapshots().clone();
+        let (snapshots, writer) = snapshots::start(store.clone(), self.inputs.clone()).map_err(no_thread)?;
+        let (log, thread) = disk::start(storage, self.inputs.clone(), self.usage, self.stopping).map_err(no_thread)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).extend([thread, writer]);
+        // From here on peers may send some.
+        drop(self.doorkeeper.snapshots.set(store));
         info!(id = identity.id.map(|id| id.0), groups = replica.group_count(), "the replica begins");
         Ok(Loop {
             replica,
@@ -330,7 +336,9 @@ impl Begin {
             inputs,
             input_sender: self.inputs,
             shared: self.shared,
-            rounds,
+            log,
+            snapshots,
+            received: HashMap::new(),
             transport: self.transport,
             doorkeeper: self.doorkeeper,
             health: self.health,
@@ -417,9 +425,12 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
     };
     Ok(ReplicaConfig {
         driver: DriverConfig {
-            heartbeat_ticks: ticks(config.fleet.heartbeat),
-            election_ticks,
-            jitter_ticks: election_ticks * 2 / 3,
+            tuning: Tuning {
+                heartbeat_ticks: ticks(config.fleet.heartbeat),
+                election_ticks,
+                jitter_ticks: election_ticks * 2 / 3,
+                ..Tuning::default()
+            },
             ..DriverConfig::new(NodeId(id), seed)
         },
         incarnation: identity.incarnation,

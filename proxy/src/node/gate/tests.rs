@@ -96,6 +96,7 @@ fn doorkeeper(disk: &Arc<Stuck>) -> Arc<Doorkeeper> {
         inputs: sync_channel(16).0,
         state: Mutex::new(state),
         saving: Mutex::new(()),
+        snapshots: snapshots::Store::default(),
         decided: watch::Sender::new(false),
     })
 }
