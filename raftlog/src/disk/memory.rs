@@ -22,8 +22,8 @@ impl MemDisk {
         MemDisk::default()
     }
 
-    /// Power loss. Of what was not synced, what the seed says survives: nothing, everything, a prefix of the writes with the
-    /// last one torn, or any subset of sectors and names.
+    /// Power loss. Of what was not synced, what the seed says survives: nothing, everything, a prefix of the writes
+    /// with the last one torn, or any subset of sectors and names.
     pub fn crash(&self, seed: u64) {
         self.content().crash(&mut SplitMix(seed));
     }
@@ -50,10 +50,16 @@ impl MemDisk {
         self.content().sync_failure = Some(skip);
     }
 
-    /// The write after the next `skip` ones finds the disk full halfway, once, whether or not it would grow its file: what a
-    /// copy-on-write file system can do.
+    /// The write after the next `skip` ones finds the disk full halfway, once, whether or not it would grow its file:
+    /// what a copy-on-write file system can do.
     pub fn fill_at_write_after(&self, skip: u64) {
         self.content().full_write = Some(skip);
+    }
+
+    /// The process is stopped after `acts` more changes (files made, written, renamed, removed, synced): those after
+    /// them fail until [`MemDisk::crash`] or [`MemDisk::restart`], and change nothing.
+    pub fn stop_after(&self, acts: u64) {
+        self.content().acts_left = Some(acts);
     }
 
     /// Inverts the bits of `mask` in one byte, durably: a bad disk.
@@ -112,6 +118,7 @@ impl Disk for MemDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
         let mut content = self.content();
+        content.act()?;
         // A new file even under an old name: its bytes and its name then survive independently, the harder case.
         content.last_id += 1;
         let id = content.last_id;
@@ -131,6 +138,7 @@ impl Disk for MemDisk {
         check_name(from)?;
         check_name(to)?;
         let mut content = self.content();
+        content.act()?;
         let id = content.id(from)?;
         content.change_name(NameChange { bound: Some((to.to_owned(), id)), unbound: Some(from.to_owned()) });
         Ok(())
@@ -139,6 +147,7 @@ impl Disk for MemDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
         let mut content = self.content();
+        content.act()?;
         content.id(name)?;
         content.change_name(NameChange { bound: None, unbound: Some(name.to_owned()) });
         Ok(())
@@ -146,6 +155,7 @@ impl Disk for MemDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut content = self.content();
+        content.act()?;
         content.count_sync()?;
         content.durable_names = content.names.clone();
         content.name_changes.clear();
@@ -207,6 +217,7 @@ impl DiskFile for Handle {
 
     fn sync_data(&mut self) -> io::Result<()> {
         self.with(|content| {
+            content.act()?;
             let failed = content.count_sync();
             let file = content.file(self.id)?;
             let pending = std::mem::take(&mut file.pending);
@@ -229,6 +240,7 @@ struct Content {
     capacity: Option<u64>,
     sync_failure: Option<u64>,
     full_write: Option<u64>,
+    acts_left: Option<u64>,
     boot: u64,
 }
 
@@ -270,6 +282,7 @@ impl Content {
     }
 
     fn write(&mut self, id: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.act()?;
         let is_full = due(&mut self.full_write);
         let room = self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()));
         let file = self.file(id)?;
@@ -284,6 +297,18 @@ impl Content {
             file.pending.push(write);
         }
         if is_full || fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// Accounts for a change, unless the process is stopped.
+    fn act(&mut self) -> io::Result<()> {
+        match &mut self.acts_left {
+            Some(0) => Err(io::Error::other("the process was stopped before this")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn change_name(&mut self, change: NameChange) {
@@ -304,6 +329,7 @@ impl Content {
     /// Another process from here on.
     fn boot(&mut self) {
         self.boot += 1;
+        self.acts_left = None;
         self.files.values_mut().for_each(|file| file.handles = 0);
     }
 

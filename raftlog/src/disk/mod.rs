@@ -14,7 +14,8 @@ pub use memory::{MemDisk, SECTOR_BYTES};
 /// One data directory.
 ///
 /// What callers rely on: a file's bytes are durable after [`DiskFile::sync_data`], its name only after
-/// [`Disk::sync_dir`], and a rename replaces the old file as a whole. Before that, any part of it may or may not survive.
+/// [`Disk::sync_dir`], and a rename replaces the old file as a whole. Before that, any part of it may or may not
+/// survive.
 pub trait Disk: Send + Sync {
     /// The names of all files, sorted.
     fn list(&self) -> io::Result<Vec<String>>;

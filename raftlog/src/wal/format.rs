@@ -37,6 +37,8 @@ pub(super) struct SegmentHeader {
     pub previous_end: u64,
     pub first_round: u64,
     pub checkpoint_end: u64,
+    /// Up to where bytes of a former life may stand; 0 in a segment that was made anew.
+    pub stale_end: u64,
 }
 
 /// Why bytes are no segment header.
@@ -54,9 +56,12 @@ impl SegmentHeader {
         rest.put_slice(&SEGMENT_MAGIC);
         rest.put_u32(VERSION);
         rest.put_u32(0);
-        for number in [self.sequence, self.salt, self.previous_end, self.first_round, self.checkpoint_end] {
-            rest.put_u64(number);
-        }
+        rest.put_u64(self.sequence);
+        rest.put_u64(self.salt);
+        rest.put_u64(self.previous_end);
+        rest.put_u64(self.first_round);
+        rest.put_u64(self.checkpoint_end);
+        rest.put_u64(self.stale_end);
         let checksum = header_checksum(&bytes);
         bytes[12..16].copy_from_slice(&checksum.to_be_bytes());
         bytes
@@ -67,19 +72,25 @@ impl SegmentHeader {
             return Err(HeaderFault::Magic);
         }
         let mut reader = Reader(&bytes[8..]);
-        let mut fields = || Some((reader.u32()?, reader.u32()?, [(); 5].map(|()| reader.u64())));
-        let Some((version, checksum, [Some(sequence), Some(salt), Some(previous_end), Some(first_round), Some(end)])) =
-            fields()
-        else {
-            return Err(HeaderFault::Checksum);
-        };
+        let (Some(version), Some(checksum)) = (reader.u32(), reader.u32()) else { return Err(HeaderFault::Checksum) };
         if checksum != header_checksum(bytes) {
             return Err(HeaderFault::Checksum);
         }
         if version != VERSION {
             return Err(HeaderFault::Version(version));
         }
-        Ok(SegmentHeader { sequence, salt, previous_end, first_round, checkpoint_end: end })
+        SegmentHeader::fields(&mut reader).ok_or(HeaderFault::Checksum)
+    }
+
+    fn fields(reader: &mut Reader<'_>) -> Option<SegmentHeader> {
+        Some(SegmentHeader {
+            sequence: reader.u64()?,
+            salt: reader.u64()?,
+            previous_end: reader.u64()?,
+            first_round: reader.u64()?,
+            checkpoint_end: reader.u64()?,
+            stale_end: reader.u64()?,
+        })
     }
 }
 

@@ -13,6 +13,8 @@ mod read;
 mod recover;
 mod small;
 mod snapshots;
+mod spares;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +23,13 @@ use std::io;
 use std::sync::Arc;
 
 use format::Rest;
-use format::{FRAME_HEADER_BYTES, FrameHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
+use format::{FRAME_HEADER_BYTES, Item};
 use groups::GroupLog;
 use positions::{Position, Positions};
+use spares::Spare;
+use tail::{Failure, Head, Tail, fill_header};
 
-use crate::disk::{Disk, DiskFile, SplitMix, is_full, stage};
+use crate::disk::{Disk, DiskFile, is_full};
 use crate::types::{GroupId, Index, NodeId, Record};
 
 pub use error::{Damage, WalError};
@@ -37,6 +41,7 @@ pub use snapshots::{
     META_BYTES_MAX, RawSnapshot, Received, Receiving, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotReader, SnapshotStore,
     SnapshotWriter,
 };
+pub use spares::SPARE_SEGMENTS_MAX;
 
 /// How many groups a log can have.
 pub const GROUPS_MAX: usize = 65_536;
@@ -74,6 +79,8 @@ pub fn log_exists(disk: &dyn Disk) -> Result<bool, WalError> {
 pub struct Usage {
     /// Segments that are there.
     pub segments: usize,
+    /// Released segments that wait to be used again.
+    pub spare_segments: usize,
     /// Bytes written in them, without what is only zero-filled.
     pub written_bytes: u64,
     /// About how many of those are payloads that no snapshot covers.
@@ -92,6 +99,7 @@ pub struct Wal {
     positions: BTreeMap<GroupId, Positions>,
     /// Oldest first, the tail last; never empty, sequences without a gap.
     segments: VecDeque<Segment>,
+    spares: Vec<Spare>,
     tail: Tail,
     next_round: u64,
     poison: Option<Poison>,
@@ -112,21 +120,10 @@ enum Move {
 #[derive(Clone, Copy)]
 struct Segment {
     sequence: u64,
+    /// Where its frames end.
     written: u64,
-}
-
-/// The segment that is written to.
-struct Tail {
-    file: Box<dyn DiskFile>,
-    name: String,
-    sequence: u64,
-    salt: u64,
-    checkpoint_end: u64,
-    end: u64,
-    durable: u64,
-    /// What the last frame (or the header) says is durable.
-    claimed: u64,
-    prefilled: u64,
+    /// How long the file is; of the tail only at the end of its time.
+    length: u64,
 }
 
 #[derive(Clone)]
@@ -144,8 +141,7 @@ impl Wal {
             return Err(WalError::Refused(text));
         }
         let recover::Recovery { recovered, logs, positions, segments, tail } = recover::recover(disk.as_ref())?;
-        let mut segments: VecDeque<_> =
-            segments.into_iter().map(|(sequence, written)| Segment { sequence, written }).collect();
+        let mut segments = segments;
         let (tail, next_round) = match tail {
             Some(found) => {
                 let next_round = found.next_round;
@@ -157,16 +153,18 @@ impl Wal {
                     Failure::Full(file) => WalError::NoSpace { file },
                     Failure::Broken(file, action, source) => WalError::Io { file, action, source },
                 })?;
-                segments.push_back(Segment { sequence: 1, written: tail.end });
+                segments.push_back(Segment { sequence: 1, written: tail.end, length: tail.prefilled });
                 (tail, 2)
             }
         };
+        let spares = spares::adopt(disk.as_ref(), options.segment_bytes)?;
         let wal = Wal {
             disk,
             options,
             logs,
             positions,
             segments,
+            spares,
             tail,
             next_round,
             poison: None,
@@ -183,7 +181,7 @@ impl Wal {
         self.check_usable()?;
         if !round.is_empty() {
             let body_bytes = check_round(round)?;
-            self.make_room((FRAME_HEADER_BYTES + body_bytes) as u64)?;
+            self.make_room_or_more((FRAME_HEADER_BYTES + body_bytes) as u64)?;
             let staged = self.encode(round)?;
             debug_assert_eq!(self.frame.len(), FRAME_HEADER_BYTES + body_bytes);
             self.write_frame(round.len() as u32)?;
@@ -222,23 +220,28 @@ impl Wal {
         Ok(())
     }
 
-    /// Removes the oldest segments as far as no group has a live entry in them; says how many.
+    /// Takes the oldest segments out of the log as far as no group has a live entry in them; says how many. At most
+    /// [`SPARE_SEGMENTS_MAX`] of them are kept to be used again.
     pub fn release(&mut self) -> Result<usize, WalError> {
         self.check_usable()?;
         let oldest_live = self.logs.values().filter_map(|log| Some(log.oldest()?.0)).min();
         let needed = oldest_live.unwrap_or(self.tail.sequence);
         debug_assert!(needed <= self.tail.sequence);
         let mut released = 0;
-        while let Some(oldest) = self.segments.front().filter(|segment| segment.sequence < needed) {
+        while let Some(oldest) = self.segments.front().copied().filter(|segment| segment.sequence < needed) {
             // What made its entries dead must be durable first.
-            let name = segment_name(oldest.sequence);
-            self.reading = None;
             self.sync()?;
-            self.disk.remove(&name).map_err(|source| io_error("removing", &name, source))?;
+            self.reading = None;
+            let has_use = spares::is_of_use(oldest.length, self.options.segment_bytes);
+            let keep = has_use && self.spares.len() < SPARE_SEGMENTS_MAX;
+            let retired = spares::retire(self.disk.as_ref(), oldest.sequence, oldest.length, keep)?;
             self.segments.pop_front();
-            released += 1;
             // One by one: were two removals to survive in the other order, the log would have a hole.
-            self.disk.sync_dir().map_err(|source| io_error("syncing", "the data directory", source))?;
+            if let Err(error) = self.disk.sync_dir() {
+                return Err(self.poisoned("the data directory".to_owned(), "syncing", &error));
+            }
+            self.spares.extend(retired);
+            released += 1;
         }
         Ok(released)
     }
@@ -257,6 +260,7 @@ impl Wal {
     pub fn usage(&self) -> Usage {
         Usage {
             segments: self.segments.len(),
+            spare_segments: self.spares.len(),
             written_bytes: self.segments.iter().map(|segment| segment.written).sum(),
             live_bytes: self.logs.values().map(GroupLog::live_bytes).sum(),
         }
@@ -272,6 +276,20 @@ impl Wal {
             Err(error) => return Err(self.poisoned(self.tail.name.clone(), "syncing", &error)),
         }
         Ok(())
+    }
+
+    /// The same as `make_room`; on a full disk at the price of the spares.
+    fn make_room_or_more(&mut self, frame_bytes: u64) -> Result<(), WalError> {
+        match self.make_room(frame_bytes) {
+            Err(WalError::NoSpace { .. }) if self.give_up_spares() => self.make_room(frame_bytes),
+            made => made,
+        }
+    }
+
+    /// Removes the spares; whether any space came of it.
+    fn give_up_spares(&mut self) -> bool {
+        let removed = self.spares.drain(..).filter(|spare| self.disk.remove(&spare.name).is_ok()).count();
+        removed > 0
     }
 
     /// Makes sure that a frame of this length can be written at the tail's end without new space.
@@ -311,9 +329,23 @@ impl Wal {
             first_round: self.next_round,
             logs: &self.logs,
         };
-        match Tail::create(self.disk.as_ref(), &self.options, &head, frame_bytes) {
+        let (disk, options) = (self.disk.as_ref(), &self.options);
+        let made = match self.spares.last() {
+            Some(spare) => match Tail::reuse(disk, options, &head, frame_bytes, spare) {
+                // Whoever needs the space may remove a spare.
+                Err(failure) if failure.is_missing() => Tail::create(disk, options, &head, frame_bytes),
+                made => made,
+            },
+            None => Tail::create(disk, options, &head, frame_bytes),
+        };
+        match made {
             Ok(tail) => {
-                self.segments.push_back(Segment { sequence: tail.sequence, written: tail.end });
+                self.spares.pop();
+                if let Some(done) = self.segments.back_mut() {
+                    done.length = self.tail.prefilled;
+                }
+                let length = tail.prefilled;
+                self.segments.push_back(Segment { sequence: tail.sequence, written: tail.end, length });
                 self.tail = tail;
                 self.next_round += 1;
                 Ok(())
@@ -410,108 +442,6 @@ impl Poison {
     fn error(&self) -> WalError {
         WalError::Poisoned { file: self.file.clone(), action: self.action, reason: self.reason.clone() }
     }
-}
-
-/// What the head of a new segment says.
-struct Head<'a> {
-    sequence: u64,
-    previous_end: u64,
-    first_round: u64,
-    logs: &'a BTreeMap<GroupId, GroupLog>,
-}
-
-/// Why a segment could not be made.
-enum Failure {
-    Full(String),
-    Broken(String, &'static str, io::Error),
-}
-
-impl Tail {
-    /// Makes a segment, durable under its name, with zeros for at least `frame_bytes` after its checkpoint.
-    fn create(disk: &dyn Disk, options: &WalOptions, head: &Head<'_>, frame_bytes: u64) -> Result<Tail, Failure> {
-        let name = segment_name(head.sequence);
-        let salt = SplitMix(options.salt ^ head.sequence.rotate_left(32)).next();
-        let bytes = head.encode(salt);
-        let end = bytes.len() as u64;
-        let mut prefilled = options.prefill_bytes.min(options.segment_bytes).max(end + frame_bytes);
-        let write = |length: u64| {
-            stage(disk, &name, &mut |file| {
-                file.write_zeros(0, length)?;
-                file.write_at(0, &bytes)
-            })
-        };
-        let staged = write(prefilled).or_else(|error| {
-            if !is_full(&error) || prefilled == end + frame_bytes {
-                return Err(error);
-            }
-            prefilled = end + frame_bytes;
-            write(prefilled)
-        });
-        let failure = |name: String, action, error: io::Error| {
-            if is_full(&error) { Failure::Full(name) } else { Failure::Broken(name, action, error) }
-        };
-        let file = staged.map_err(|error| failure(name.clone(), "making", error))?;
-        let staged_name = format!("{name}{}", crate::disk::STAGED_SUFFIX);
-        disk.rename(&staged_name, &name).map_err(|error| failure(name.clone(), "renaming", error))?;
-        // From here on the segment may be there after a crash, so going on with the one before it would be wrong.
-        disk.sync_dir().map_err(|error| Failure::Broken(name.clone(), "syncing the directory of", error))?;
-        let sequence = head.sequence;
-        Ok(Tail { file, name, sequence, salt, checkpoint_end: end, end, durable: end, claimed: end, prefilled })
-    }
-
-    /// Takes up the newest segment again; what was read becomes what is durable.
-    fn reopen(disk: &dyn Disk, found: recover::FoundTail) -> Result<Tail, WalError> {
-        let name = segment_name(found.header.sequence);
-        let failed = |source: io::Error| match is_full(&source) {
-            true => WalError::NoSpace { file: name.clone() },
-            false => io_error("rewriting the end of", &name, source),
-        };
-        let mut file = disk.open(&name).map_err(failed)?;
-        file.write_at(found.rewrite_at, &found.rewrite).map_err(failed)?;
-        file.sync_data().map_err(failed)?;
-        disk.sync_dir().map_err(failed)?;
-        Ok(Tail {
-            file,
-            sequence: found.header.sequence,
-            salt: found.header.salt,
-            checkpoint_end: found.header.checkpoint_end,
-            end: found.end,
-            durable: found.end,
-            claimed: found.rewrite_at,
-            prefilled: found.length.max(found.end),
-            name,
-        })
-    }
-}
-
-impl Head<'_> {
-    /// The segment header and the checkpoint of all groups.
-    fn encode(&self, salt: u64) -> Vec<u8> {
-        let mut frame = vec![0; FRAME_HEADER_BYTES];
-        for (group, log) in self.logs {
-            let item = Item::Checkpoint { group: *group, state: log.hard, snapshot: log.snapshot, last: log.last() };
-            item.encode(&mut frame);
-        }
-        let offset = SEGMENT_HEADER_BYTES as u64;
-        fill_header(&mut frame, salt, offset, self.first_round, 0, self.logs.len() as u32);
-        let header = SegmentHeader {
-            sequence: self.sequence,
-            salt,
-            previous_end: self.previous_end,
-            first_round: self.first_round,
-            checkpoint_end: offset + frame.len() as u64,
-        };
-        [header.encode().as_slice(), &frame].concat()
-    }
-}
-
-/// Fills in the header of a frame whose body is already there.
-fn fill_header(frame: &mut [u8], salt: u64, offset: u64, round: u64, durable: u64, records: u32) {
-    let Some((head, body)) = frame.split_first_chunk_mut::<FRAME_HEADER_BYTES>() else { return };
-    let body_checksum = crc32c::crc32c(body);
-    // Both fit: a segment's nominal size and a round's size are limited far below 4 GiB.
-    let (body_bytes, durable) = (body.len() as u32, durable as u32);
-    *head = FrameHeader { body_checksum, body_bytes, round, durable, records }.encode(salt, offset);
 }
 
 /// Refuses a round beyond the limits; the length of its body otherwise.

@@ -51,8 +51,8 @@ pub(super) struct Recovery {
     pub recovered: Recovered,
     pub logs: BTreeMap<GroupId, GroupLog>,
     pub positions: BTreeMap<GroupId, Positions>,
-    /// Sequence and end of each segment.
-    pub segments: VecDeque<(u64, u64)>,
+    /// Oldest first.
+    pub segments: VecDeque<super::Segment>,
     /// `None` where there is no log yet.
     pub tail: Option<FoundTail>,
 }
@@ -101,9 +101,10 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovery, WalError> {
                 return Err(replay.damage(disk, Spot::new(file, offset as u64, what), rest, offset));
             }
         };
-        segments.push_back((*sequence, reached.end as u64));
+        let (written, length) = (reached.end as u64, bytes.len() as u64);
+        segments.push_back(super::Segment { sequence: *sequence, written, length });
         if position + 1 == headers.len() {
-            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1).max(reached.end);
+            let used = torn_end(&bytes, header, &reached);
             if used > reached.end {
                 cut = Some(Cut { file, offset: reached.end as u64, bytes: (used - reached.end) as u64 });
                 bytes[reached.end..used].fill(0);
@@ -246,7 +247,7 @@ impl Replay {
             };
         }
         let proven =
-            scan(bytes, offset, header.salt).map(|(_, frame)| frame.durable as usize).fold(durable, usize::max);
+            scan(bytes, offset, header.salt, round).map(|(_, frame)| frame.durable as usize).fold(durable, usize::max);
         if proven > offset {
             return Err((offset, format!("a round does not check, though the log was durable up to {proven}")));
         }
@@ -357,7 +358,7 @@ impl Replay {
             let from = if position == 0 { from } else { SEGMENT_HEADER_BYTES };
             // A segment that cannot be read adds nothing to the account; the damage itself is reported.
             let Ok(bytes) = read_segment(disk, *sequence) else { continue };
-            for (offset, frame) in scan(&bytes, from, header.salt) {
+            for (offset, frame) in scan(&bytes, from, header.salt, header.first_round) {
                 if let Some(body) = frame.body(&bytes, offset) {
                     damage.rounds_after += 1;
                     account(&mut damage.after, frame.records, body);
@@ -396,15 +397,30 @@ impl Replayed {
     }
 }
 
-/// All places from `from` on where a frame header of this segment checks.
-fn scan(bytes: &[u8], from: usize, salt: u64) -> impl Iterator<Item = (usize, FrameHeader)> + '_ {
+/// Where what was never acknowledged ends, behind the end of what counts.
+///
+/// Bytes of a former life end nowhere: where they may stand, only frames of this life say how far it came. All that
+/// could later pass for the next frame has such a header.
+fn torn_end(bytes: &[u8], header: &SegmentHeader, reached: &Reached) -> usize {
+    let stale_end = usize::try_from(header.stale_end).unwrap_or(usize::MAX).clamp(reached.end, bytes.len());
+    if let Some(last) = bytes[stale_end..].iter().rposition(|byte| *byte != 0) {
+        return stale_end + last + 1;
+    }
+    let ends = scan(bytes, reached.end, header.salt, reached.next_round)
+        .map(|(offset, frame)| offset + FRAME_HEADER_BYTES + frame.body_bytes as usize);
+    ends.fold(reached.end, usize::max).min(bytes.len())
+}
+
+/// All places from `from` on where a frame header of this segment checks, of this round or a later one: what a former
+/// life left has lower numbers.
+fn scan(bytes: &[u8], from: usize, salt: u64, round: u64) -> impl Iterator<Item = (usize, FrameHeader)> + '_ {
     let mut next = from;
     std::iter::from_fn(move || {
         loop {
             let rest = bytes.get(next..)?;
             let offset = next + rest.windows(FRAME_MAGIC.len()).position(|four| four == FRAME_MAGIC)?;
             next = offset + 1;
-            if let Some(frame) = FrameHeader::decode(bytes, offset, salt) {
+            if let Some(frame) = FrameHeader::decode(bytes, offset, salt).filter(|frame| frame.round >= round) {
                 return Some((offset, frame));
             }
         }

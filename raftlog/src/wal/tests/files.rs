@@ -1,7 +1,6 @@
 //! Snapshot files and small files: as a whole or an error.
 
 use super::*;
-use crate::disk::read_whole;
 
 const GROUP: GroupId = GroupId(4);
 

@@ -1,7 +1,6 @@
 //! The bytes of the format, and what decoders do with others.
 
 use super::*;
-use crate::disk::{SplitMix, read_whole};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -6,6 +6,7 @@ mod files;
 mod golden;
 mod model;
 mod reading;
+mod reuse;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::format::{FrameHeader, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
 use super::*;
-use crate::disk::MemDisk;
+use crate::disk::{MemDisk, SplitMix, read_whole};
 use crate::types::{NodeId, Term};
 
 /// Small segments, so that a few rounds cross them.
@@ -24,6 +26,12 @@ fn options() -> WalOptions {
 
 fn open(disk: &MemDisk) -> Result<(Wal, Recovered), WalError> {
     Wal::open(Arc::new(disk.clone()), options())
+}
+
+/// What the header of a segment says.
+fn header(disk: &MemDisk, sequence: u64) -> SegmentHeader {
+    let bytes = read_whole(disk, &segment_name(sequence), 1 << 20).unwrap();
+    SegmentHeader::decode(bytes[..SEGMENT_HEADER_BYTES].try_into().unwrap()).unwrap()
 }
 
 fn entry(group: u32, index: u64, term: u64, data: &[u8]) -> Record {

@@ -1,7 +1,6 @@
 //! Seeded rounds, crashes and faults against the model: nothing that was synced is ever lost or changed.
 
 use super::*;
-use crate::disk::SplitMix;
 
 const SEEDS: u64 = 4000;
 const STEPS: u64 = 60;
@@ -17,6 +16,7 @@ struct Run {
     possible: Vec<Model>,
     crashes: u64,
     released: u64,
+    reused: u64,
 }
 
 impl Run {
@@ -25,7 +25,7 @@ impl Run {
         random.next();
         let disk = MemDisk::new();
         let (model, possible) = (Model::new(), vec![Model::new()]);
-        let mut run = Run { random, disk, wal: None, model, possible, crashes: 0, released: 0 };
+        let mut run = Run { random, disk, wal: None, model, possible, crashes: 0, released: 0, reused: 0 };
         run.reopen();
         run
     }
@@ -54,11 +54,14 @@ impl Run {
         let round: Vec<Record> = self.round();
         let sync = self.random.below(3) > 0;
         let Some(wal) = &mut self.wal else { return };
+        let before = wal.tail.sequence;
         let result = wal.append(&round, sync);
         let mut next = self.model.clone();
         apply(&mut next, &round);
         match result {
             Ok(()) => {
+                self.reused +=
+                    u64::from(wal.tail.sequence > before && header(&self.disk, wal.tail.sequence).stale_end > 0);
                 self.model = next;
                 if sync {
                     self.possible.clear();
@@ -178,17 +181,19 @@ impl Run {
 fn what_was_synced_comes_back_after_any_crash() {
     let only = std::env::var("SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
     let seeds = only.map_or(0..SEEDS, |seed| seed..seed + 1);
-    let (mut crashes, mut released) = (0, 0);
+    let (mut crashes, mut released, mut reused) = (0, 0, 0);
     for seed in seeds {
         let run = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);
             (0..STEPS).for_each(|_| run.step());
             run.crash();
-            (run.crashes, run.released)
+            (run.crashes, run.released, run.reused)
         });
-        let Ok((crashed, gone)) = run else { panic!("replay with SEED={seed}") };
+        let Ok((crashed, gone, again)) = run else { panic!("replay with SEED={seed}") };
         crashes += crashed;
         released += gone;
+        reused += again;
     }
-    assert!(only.is_some() || (crashes > 10_000 && released > 4_000), "{crashes} crashes, {released} released");
+    let enough = crashes > 10_000 && released > 4_000 && reused > 2_000;
+    assert!(only.is_some() || enough, "{crashes} crashes, {released} released, {reused} reused");
 }

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 
 use super::*;
-use crate::disk::{FileDisk, is_full, read_whole};
+use crate::disk::FileDisk;
 
 const GROUP: GroupId = GroupId(4);
 const CHUNK: usize = 256 << 10;
