@@ -35,7 +35,7 @@ pub struct ControlTable {
     pub(crate) kv: imbl::OrdMap<String, KvEntry>,
     /// What all keys and values come to.
     pub(crate) kv_bytes: usize,
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: Box<Sessions>,
 }
 
 /// A member of the fleet.

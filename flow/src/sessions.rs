@@ -84,6 +84,11 @@ impl Sessions {
         self.bytes
     }
 
+    /// The ids of all, lowest first.
+    pub fn ids(&self) -> impl Iterator<Item = SessionId> {
+        self.by_id.keys().copied()
+    }
+
     /// Whether a request of this session would be taken at that log time.
     #[must_use]
     pub fn is_open(&self, id: SessionId, now: LogTime) -> bool {
