@@ -2,9 +2,10 @@
 
 use crate::{
     health::View,
-    ids::{BackendId, Epoch, FleetId, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision},
+    ids::{BackendId, Epoch, FleetId, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision, SessionId},
     plant::{self, Plant},
     pool::{PoolSpec, ServerSpec},
+    sessions::SessionRefusal,
 };
 
 /// A command of group 0.
@@ -70,8 +71,40 @@ pub enum ControlCommand {
         /// The condition.
         if_revision: Option<Revision>,
     },
+    /// Opens a client's session; the revision of the outcome is its id.
+    OpenSession(Option<SessionOwner>),
+    /// Closes a session; one that is not there is closed already.
+    CloseSession(SessionId),
+    /// A command that is carried out once, however often its request comes: again, it gets the outcome it got before.
+    Once {
+        /// Which request of which session.
+        request: Request,
+        /// Any command but those of sessions.
+        command: Box<ControlCommand>,
+    },
     /// Lets log time advance.
     Tick,
+}
+
+/// One request of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The session.
+    pub session: SessionId,
+    /// The request's number, chosen by the client: another for each request, the same for each try of it.
+    pub sequence: u64,
+    /// The client has the answers to all requests below this one: their outcomes are forgotten, and none of them is
+    /// carried out any more.
+    pub answered_below: u64,
+}
+
+/// An instance whose session it is. It has one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOwner {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The life of its process: the same gets the same session, another one a new session in place of the old.
+    pub life: u64,
 }
 
 /// A command of a pin group.
@@ -188,6 +221,8 @@ pub enum ControlOutcome {
     Conflict(String),
     /// The command makes no sense in this state.
     Invalid(String),
+    /// The session of the request does not allow it; nothing was carried out for this entry.
+    Refused(SessionRefusal),
 }
 
 /// What applying a pin command answers.

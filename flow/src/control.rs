@@ -1,4 +1,4 @@
-//! The table of group 0: members, pools, votes, verdicts, and the key-value store.
+//! The table of group 0: members, pools, votes, verdicts, sessions, and the key-value store.
 //!
 //! Every change of pools or verdicts makes a new epoch. Pin groups get copies of epochs as entries of their own logs,
 //! so that no apply ever reads another group.
@@ -6,11 +6,14 @@
 use std::sync::Arc;
 
 use crate::{
-    command::{Birth, ControlCommand, ControlOutcome, EpochCopy, MemberAddress, ServerChange, Standing},
+    command::{
+        Birth, ControlCommand, ControlOutcome, EpochCopy, MemberAddress, Request, ServerChange, SessionOwner, Standing,
+    },
     health::View,
-    ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision},
+    ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision, SessionId},
     plant::{self, Plant},
     pool::{PoolSpec, ServerSpec, ServerState},
+    sessions::Sessions,
 };
 
 /// The state of group 0. A clone is cheap and is what readers and snapshots look at.
@@ -32,6 +35,7 @@ pub struct ControlTable {
     pub(crate) kv: imbl::OrdMap<String, KvEntry>,
     /// What all keys and values come to.
     pub(crate) kv_bytes: usize,
+    pub(crate) sessions: Box<Sessions>,
 }
 
 /// A member of the fleet.
@@ -187,6 +191,12 @@ impl ControlTable {
         self.kv.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
+    /// The sessions of clients.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
     /// How a member backend stands.
     #[must_use]
     pub fn standing(&self, backend: BackendId, server: &ServerSpec) -> Standing {
@@ -219,6 +229,10 @@ impl ControlTable {
         if self.birth.is_none() && !matches!(command, ControlCommand::Birth(_) | ControlCommand::Tick) {
             return invalid("the fleet is not born yet: ask again".to_owned());
         }
+        self.carry_out(index, command)
+    }
+
+    fn carry_out(&mut self, index: Revision, command: &ControlCommand) -> ControlOutcome {
         let changed = match command {
             ControlCommand::Birth(birth) => self.be_born(index, birth),
             ControlCommand::MemberAdd(address) => self.add_member(address),
@@ -233,6 +247,12 @@ impl ControlTable {
             ControlCommand::Verdict { backend, view, revision } => self.judge(index, *backend, *view, *revision),
             ControlCommand::KvPut { key, value, if_revision } => self.put(index, key, value, *if_revision),
             ControlCommand::KvDelete { key, if_revision } => self.delete(key, *if_revision),
+            ControlCommand::OpenSession(owner) => return self.open_session(index, *owner),
+            ControlCommand::CloseSession(id) => {
+                self.sessions.close(*id);
+                Ok(())
+            }
+            ControlCommand::Once { request, command } => return self.once(index, request, command),
             ControlCommand::Tick => Ok(()),
         };
         match changed {
@@ -241,10 +261,32 @@ impl ControlTable {
         }
     }
 
+    fn open_session(&mut self, index: Revision, owner: Option<SessionOwner>) -> ControlOutcome {
+        if let Some(SessionOwner { instance, .. }) = owner.filter(|owner| !self.members.contains_key(&owner.instance)) {
+            return invalid(format!("instance {instance} is no member and has no session"));
+        }
+        match self.sessions.open(SessionId(index.0), self.time, owner) {
+            Ok(id) => ControlOutcome::Done { revision: Revision(id.0), epoch: self.epoch },
+            Err(refusal) => ControlOutcome::Refused(refusal),
+        }
+    }
+
+    fn once(&mut self, index: Revision, request: &Request, command: &ControlCommand) -> ControlOutcome {
+        match self.sessions.begin(self.time, request) {
+            Err(refusal) => ControlOutcome::Refused(refusal),
+            Ok(Some(outcome)) if !plant::on(Plant::AppliedTwice) => outcome,
+            Ok(_) => {
+                let outcome = self.carry_out(index, command);
+                self.sessions.keep(request, outcome)
+            }
+        }
+    }
+
     /// Marks an entry without a command as applied.
     pub fn skip(&mut self, index: Revision, time: LogTime) {
         self.applied = index;
         self.time = self.time.max(time);
+        self.sessions.sweep(self.time);
     }
 
     fn be_born(&mut self, index: Revision, birth: &Birth) -> Result<(), ControlOutcome> {
@@ -296,6 +338,7 @@ impl ControlTable {
                 self.departed = self.departed.without_min().1;
             }
             self.votes = keep(&self.votes, |(_, voter)| *voter != id);
+            self.sessions.close_of(id);
         }
         Ok(())
     }

@@ -40,6 +40,10 @@ pub struct Revision(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogTime(pub u64);
 
+/// A client's session: the log index of the entry that opened it, so never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
 /// The fleet's identity, agreed once at its birth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FleetId(pub u128);
@@ -137,7 +141,7 @@ macro_rules! display_number {
         }
     )*};
 }
-display_number!(InstanceId, Epoch, Revision, LogTime);
+display_number!(InstanceId, Epoch, Revision, LogTime, SessionId);
 
 /// An address as 16 bytes, IPv4 mapped into IPv6 (RFC 4291 section 2.5.5.2).
 fn mapped(address: IpAddr) -> [u8; 16] {

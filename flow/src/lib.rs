@@ -6,6 +6,7 @@ pub mod pool;
 pub mod command;
 pub mod control;
 pub mod pins;
+pub mod sessions;
 pub mod snapshot;
 pub mod wire;
 
@@ -18,15 +19,16 @@ pub mod view;
 pub mod plant;
 
 pub use command::{
-    Birth, ControlCommand, ControlOutcome, EpochCopy, MemberAddress, Pin, PinCommand, PinOutcome, ServerChange,
-    Standing,
+    Birth, ControlCommand, ControlOutcome, EpochCopy, MemberAddress, Pin, PinCommand, PinOutcome, Request,
+    ServerChange, SessionOwner, Standing,
 };
 pub use control::ControlTable;
 pub use health::{HealthCounter, View};
-pub use ids::{BackendId, Epoch, FleetId, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision};
+pub use ids::{BackendId, Epoch, FleetId, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision, SessionId};
 pub use pick::{LeastConnections, MAX_SERVERS_PER_POOL, RoundRobin, SlotTable, slot_of};
 pub use pins::{Lookup, PinTable};
 pub use pool::{
     Balance, Bind, Commit, HealthKind, HealthSpec, OnIsolation, PoolSpec, Protocol, ServerSpec, ServerState,
 };
+pub use sessions::SessionRefusal;
 pub use view::{Answer, GroupView, Lease};

@@ -60,6 +60,10 @@ pub enum Plant {
     ClockOutlivesLeader,
     /// Lease: each instance goes by the length of leases in its own configuration.
     OwnLease,
+    /// Exactly once: the sessions are missing in snapshots.
+    SessionsNotInSnapshot,
+    /// Exactly once: a command is carried out again when its request comes again.
+    AppliedTwice,
 }
 
 impl Plant {
@@ -104,6 +108,12 @@ impl Plant {
             "Time: a former leader's clock goes on when it leads again",
         ),
         ("own-lease", Self::OwnLease, "Lease: each instance goes by the length that it is configured to"),
+        (
+            "sessions-not-in-snapshot",
+            Self::SessionsNotInSnapshot,
+            "Exactly once: the sessions are missing in snapshots",
+        ),
+        ("applied-twice", Self::AppliedTwice, "Exactly once: a request that comes again is carried out again"),
     ];
 }
 

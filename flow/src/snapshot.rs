@@ -1,6 +1,7 @@
 //! Snapshots: a table's whole state as a stream of bytes, row by row, and back.
 
 mod rows;
+mod sessions;
 mod stream;
 
 use std::{
@@ -27,6 +28,7 @@ use crate::{
     },
     ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision},
     pins::{BackendState, Expiry, PinTable},
+    plant::{self, Plant},
     pool::PoolSpec,
     wire::{self, PinRowMessage, PoolTtlMessage, WireError},
 };
@@ -179,6 +181,9 @@ impl ControlTable {
             let value = entry.value.to_vec();
             put(ControlKind::Kv(KvRow { key: key.clone(), value, revision: entry.revision.0 }))?;
         }
+        if !plant::on(Plant::SessionsNotInSnapshot) {
+            self.sessions.each_row(put)?;
+        }
         Ok(())
     }
 
@@ -246,6 +251,8 @@ impl ControlTable {
                 }
                 self.kv.insert(row.key, KvEntry { value: row.value.into(), revision: Revision(row.revision) });
             }
+            ControlKind::Session(row) => self.sessions.take_session(row, self.applied, reader)?,
+            ControlKind::Outcome(row) => self.sessions.take_outcome(row, reader)?,
             ControlKind::Head(_) | ControlKind::End(_) => return Err(bad(WireError::Field("row"))),
         }
         Ok(())

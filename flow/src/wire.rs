@@ -11,9 +11,9 @@ pub(crate) use self::pools::{AddressMessage, BirthMessage, PoolMessage};
 
 use self::pools::ServerMessage;
 use crate::{
-    command::{ControlCommand, EpochCopy, Pin, PinCommand, ServerChange, Standing},
+    command::{ControlCommand, EpochCopy, Pin, PinCommand, Request, ServerChange, SessionOwner, Standing},
     health::View,
-    ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision},
+    ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision, SessionId},
 };
 
 /// The bytes are no command of this version.
@@ -61,7 +61,7 @@ impl PinCommand {
 
 #[derive(Clone, PartialEq, Message)]
 struct ControlMessage {
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     command: Option<ControlKind>,
 }
 
@@ -91,6 +91,12 @@ enum ControlKind {
     Tick(Empty),
     #[prost(uint64, tag = "12")]
     MemberPromote(u64),
+    #[prost(message, tag = "13")]
+    OpenSession(OpenSessionMessage),
+    #[prost(uint64, tag = "14")]
+    CloseSession(u64),
+    #[prost(message, tag = "15")]
+    Once(OnceMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -176,6 +182,33 @@ struct KvMessage {
     value: Vec<u8>,
     #[prost(uint64, optional, tag = "3")]
     if_revision: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OpenSessionMessage {
+    #[prost(message, optional, tag = "1")]
+    owner: Option<OwnerMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OwnerMessage {
+    #[prost(uint64, tag = "1")]
+    instance: u64,
+    #[prost(fixed64, tag = "2")]
+    life: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OnceMessage {
+    #[prost(uint64, tag = "1")]
+    session: u64,
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(uint64, tag = "3")]
+    answered_below: u64,
+    /// A `ControlMessage`.
+    #[prost(bytes = "vec", tag = "4")]
+    command: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -277,6 +310,11 @@ impl From<&ControlCommand> for ControlKind {
                 value: Vec::new(),
                 if_revision: if_revision.map(|revision| revision.0),
             }),
+            ControlCommand::OpenSession(owner) => {
+                Self::OpenSession(OpenSessionMessage { owner: owner.as_ref().map(Into::into) })
+            }
+            ControlCommand::CloseSession(id) => Self::CloseSession(id.0),
+            ControlCommand::Once { request, command } => Self::Once(request.message(command.encode())),
             ControlCommand::Tick => Self::Tick(Empty {}),
         }
     }
@@ -312,8 +350,53 @@ impl TryFrom<ControlKind> for ControlCommand {
                 Self::KvPut { key: kv.key, value: kv.value, if_revision: kv.if_revision.map(Revision) }
             }
             ControlKind::KvDelete(kv) => Self::KvDelete { key: kv.key, if_revision: kv.if_revision.map(Revision) },
+            ControlKind::OpenSession(open) => Self::OpenSession(open.owner.map(Into::into)),
+            ControlKind::CloseSession(id) => Self::CloseSession(SessionId(id)),
+            ControlKind::Once(once) => Self::Once { request: once.request(), command: Box::new(once.command()?) },
             ControlKind::Tick(_) => Self::Tick,
         })
+    }
+}
+
+impl Request {
+    /// The bytes of a command that is to be carried out once, made of those of the command itself.
+    #[must_use]
+    pub fn wrap(&self, command: &[u8]) -> Vec<u8> {
+        ControlMessage { command: Some(ControlKind::Once(self.message(command.to_vec()))) }.encode_to_vec()
+    }
+
+    fn message(&self, command: Vec<u8>) -> OnceMessage {
+        let Self { session, sequence, answered_below } = *self;
+        OnceMessage { session: session.0, sequence, answered_below, command }
+    }
+}
+
+impl OnceMessage {
+    fn request(&self) -> Request {
+        let Self { session, sequence, answered_below, .. } = *self;
+        Request { session: SessionId(session), sequence, answered_below }
+    }
+
+    /// The command within. It is none of sessions, so there is nothing within that.
+    fn command(&self) -> Result<ControlCommand, WireError> {
+        match ControlMessage::decode(self.command.as_slice())?.command.ok_or(WireError::Field("command"))? {
+            ControlKind::OpenSession(_) | ControlKind::CloseSession(_) | ControlKind::Once(_) => {
+                Err(WireError::Field("command of a session"))
+            }
+            command => command.try_into(),
+        }
+    }
+}
+
+impl From<&SessionOwner> for OwnerMessage {
+    fn from(owner: &SessionOwner) -> Self {
+        Self { instance: owner.instance.0, life: owner.life }
+    }
+}
+
+impl From<OwnerMessage> for SessionOwner {
+    fn from(owner: OwnerMessage) -> Self {
+        Self { instance: InstanceId(owner.instance), life: owner.life }
     }
 }
 

@@ -50,7 +50,7 @@ impl Replica {
         for (token, proposal) in &self.proposals {
             if proposal.deadline_ms <= now_ms {
                 late.push((*token, proposal.maybe));
-            } else if (proposal.again || !proposal.maybe) && proposal.resend_ms <= now_ms {
+            } else if proposal.may_be_sent() && proposal.resend_ms <= now_ms {
                 again.push(*token);
             }
         }
@@ -58,11 +58,9 @@ impl Replica {
             self.fail(token, maybe, Rejection::NoLeader);
         }
         for token in again {
-            let Some(proposal) = self.proposals.get_mut(&token) else { continue };
-            if self.driver.leader(proposal.group).is_some() {
-                proposal.sent(now_ms);
-                let (group, data) = (proposal.group, proposal.data.clone());
-                self.driver.propose(group, token, data);
+            let group = self.proposals.get(&token).map(|proposal| proposal.group);
+            if group.is_some_and(|group| self.driver.leader(group).is_some()) {
+                self.send_again(token);
             }
         }
         let late: Vec<u64> =

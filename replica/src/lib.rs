@@ -10,6 +10,7 @@ mod lease;
 mod output;
 mod proposals;
 mod replica;
+mod session;
 mod snapshots;
 pub mod storage;
 mod tables;

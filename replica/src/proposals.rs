@@ -10,6 +10,7 @@ use raftlog::{GroupId, driver::Rejection};
 use crate::{
     output::{Output, SubmitError, Submitted, Ticket},
     replica::Replica,
+    session::Course,
     tables::Outcome,
 };
 
@@ -28,6 +29,9 @@ pub(crate) struct Proposal {
     pub again: bool,
     /// Whether it may have been appended.
     pub maybe: bool,
+    /// Whether it may have been applied in what a snapshot skipped.
+    pub hidden: bool,
+    pub course: Course,
 }
 
 /// Who waits for an outcome.
@@ -35,9 +39,36 @@ pub(crate) struct Proposal {
 pub(crate) enum Asker {
     Choice(Ticket),
     Submit(Ticket),
+    /// This replica's own session, which is being opened.
+    Session,
 }
 
 impl Proposal {
+    /// One of group 0 that waits for this replica's session.
+    pub(crate) fn held(data: Bytes, asker: Asker, deadline_ms: u64) -> Self {
+        Self {
+            group: GroupId(0),
+            data,
+            asker,
+            resend_ms: u64::MAX,
+            patience_ms: RESEND_MS,
+            deadline_ms,
+            again: false,
+            maybe: false,
+            hidden: false,
+            course: Course::Held,
+        }
+    }
+
+    /// Whether it may be sent, now or later.
+    pub(crate) fn may_be_sent(&self) -> bool {
+        match self.course {
+            Course::Plain => self.again || !self.maybe,
+            Course::Held => false,
+            Course::Session(..) => true,
+        }
+    }
+
     /// It was sent now.
     pub(crate) fn sent(&mut self, now_ms: u64) {
         self.maybe = true;
@@ -50,7 +81,15 @@ impl Replica {
     /// A proposal of this replica was applied.
     pub(crate) fn answer(&mut self, token: u64, outcome: Outcome) {
         let Some(proposal) = self.proposals.remove(&token) else { return };
+        if let (Course::Session(_, sequence), Outcome::Control(outcome)) = (proposal.course, &outcome) {
+            return self.session_answered(proposal, sequence, outcome.clone());
+        }
         match (proposal.asker, outcome) {
+            (Asker::Session, Outcome::Control(outcome)) => self.session_opened(&outcome),
+            // An earlier copy may have been carried out before the session ended.
+            (Asker::Submit(ticket), Outcome::Control(ControlOutcome::Refused(_))) if proposal.hidden => {
+                self.outputs.push(Output::Submitted(ticket, Err(SubmitError::Unknown)));
+            }
             (Asker::Submit(ticket), Outcome::Control(outcome)) => {
                 self.outputs.push(Output::Submitted(ticket, Ok(outcome)));
             }
@@ -65,7 +104,7 @@ impl Replica {
                 self.outputs.push(Output::Submitted(ticket, Ok(ControlOutcome::Done { revision, epoch })));
             }
             (Asker::Choice(ticket), Outcome::Pin(_)) => self.choosing.applied(ticket),
-            (Asker::Choice(_), Outcome::Control(_)) => {}
+            (Asker::Choice(_), Outcome::Control(_)) | (Asker::Session, Outcome::Pin(_)) => {}
         }
     }
 
@@ -74,7 +113,7 @@ impl Replica {
         let hopeless = reason == Rejection::TooLarge;
         if !hopeless && self.now_ms < proposal.deadline_ms {
             // `resend` and the tick send it again.
-            if !proposal.maybe || proposal.again {
+            if proposal.may_be_sent() {
                 return;
             }
         }
@@ -84,7 +123,9 @@ impl Replica {
 
     pub(crate) fn fail(&mut self, token: u64, maybe: bool, reason: Rejection) {
         let Some(proposal) = self.proposals.remove(&token) else { return };
+        self.session_given_up(token, proposal.course);
         match proposal.asker {
+            Asker::Session => self.session_not_opened(),
             Asker::Choice(ticket) => self.choosing.retry(ticket),
             Asker::Submit(ticket) => {
                 let unknown = maybe && !plant::on(Plant::UnknownIsNo);
@@ -104,24 +145,36 @@ impl Replica {
         self.propose(group, data, Asker::Submit(ticket), deadline_ms, again);
     }
 
-    pub(crate) fn propose(&mut self, group: GroupId, data: Bytes, asker: Asker, deadline_ms: u64, again: bool) -> u64 {
+    pub(crate) fn propose(&mut self, group: GroupId, data: Bytes, asker: Asker, deadline_ms: u64, again: bool) {
         let token = self.draw_token();
-        let maybe = self.driver.leader(group).is_some();
-        self.proposals.insert(
-            token,
-            Proposal {
-                group,
-                data: data.clone(),
-                asker,
-                resend_ms: self.now_ms + RESEND_MS,
-                patience_ms: RESEND_MS,
-                deadline_ms,
-                again,
-                maybe,
-            },
-        );
-        self.driver.propose(group, token, data);
-        token
+        let proposal = Proposal::held(data, asker, deadline_ms);
+        self.proposals.insert(token, Proposal { group, again, course: Course::Plain, ..proposal });
+        self.send_first(token);
+    }
+
+    /// Sends a proposal for the first time.
+    pub(crate) fn send_first(&mut self, token: u64) {
+        let resend_ms = self.now_ms.saturating_add(RESEND_MS);
+        if let Some(proposal) = self.proposals.get_mut(&token) {
+            proposal.maybe = self.driver.leader(proposal.group).is_some();
+            (proposal.resend_ms, proposal.patience_ms) = (resend_ms, RESEND_MS);
+        }
+        self.send(token);
+    }
+
+    /// Sends a proposal once more.
+    pub(crate) fn send_again(&mut self, token: u64) {
+        if let Some(proposal) = self.proposals.get_mut(&token) {
+            proposal.sent(self.now_ms);
+        }
+        self.send(token);
+    }
+
+    fn send(&mut self, token: u64) {
+        if let Some(proposal) = self.proposals.get(&token) {
+            let data = self.data_of(proposal);
+            self.driver.propose(proposal.group, token, data);
+        }
     }
 
     pub(crate) fn draw_token(&mut self) -> u64 {
@@ -131,12 +184,14 @@ impl Replica {
 
     /// Sends proposals of a group again that may be.
     pub(crate) fn resend(&mut self, group: GroupId) {
-        let leader = self.driver.leader(group).is_some();
-        for (token, proposal) in &mut self.proposals {
-            if proposal.group == group && leader && (proposal.again || !proposal.maybe) {
-                proposal.sent(self.now_ms);
-                self.driver.propose(group, *token, proposal.data.clone());
-            }
+        if self.driver.leader(group).is_none() {
+            return;
+        }
+        let due = |proposal: &Proposal| proposal.group == group && proposal.may_be_sent();
+        let due: Vec<u64> =
+            self.proposals.iter().filter(|(_, proposal)| due(proposal)).map(|(token, _)| *token).collect();
+        for token in due {
+            self.send_again(token);
         }
     }
 }
@@ -148,4 +203,4 @@ const RESEND_MS: u64 = 100;
 const RESEND_MS_MAX: u64 = 1600;
 
 /// Most proposals of this replica that wait for their outcome.
-const PROPOSALS_MAX: usize = 100_000;
+pub(crate) const PROPOSALS_MAX: usize = 100_000;

@@ -20,6 +20,7 @@ use crate::{
     lease::LeaseBook,
     output::{GroupRole, Output, SubmitError, Ticket},
     proposals::Proposal,
+    session::OwnSession,
     storage::FIRST,
     tables::{Control, GroupState, PinGroup, RestoreError, Waiting},
     words::{LeaseGrant, Word},
@@ -62,6 +63,7 @@ pub struct Replica {
     pub(crate) asks: Vec<AskState>,
     pub(crate) control_lease: Lease,
     pub(crate) proposals: Waiting<Proposal>,
+    pub(crate) session: OwnSession,
     pub(crate) choosing: Choosing,
     pub(crate) slots: BTreeMap<PoolId, Slots>,
     pub(crate) turns: BTreeMap<PoolId, (Revision, RoundRobin)>,
@@ -203,6 +205,7 @@ impl Replica {
             groups,
             control_lease: Lease::default(),
             proposals: Waiting::new(),
+            session: OwnSession::default(),
             choosing: Choosing::new(pin_groups),
             slots: BTreeMap::new(),
             turns: BTreeMap::new(),
@@ -310,12 +313,6 @@ impl Replica {
             slots.table = Some(table);
             self.choosing.wake_all();
         }
-    }
-
-    /// Proposes a control command; answered by `Output::Submitted`. `again`: it may be sent again if its outcome is
-    /// unknown, being idempotent or compare-and-set.
-    pub fn submit(&mut self, ticket: Ticket, command: &ControlCommand, deadline_ms: u64, again: bool) {
-        self.submit_bytes(ticket, GroupId(0), command.encode().into(), deadline_ms, again);
     }
 
     /// Starts the move of one pin; answered by a conflict if it is of another revision.

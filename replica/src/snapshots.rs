@@ -66,7 +66,10 @@ impl Replica {
             },
         };
         match restored {
-            Ok(()) if group == GroupId(0) => self.control_applied(true),
+            Ok(()) if group == GroupId(0) => {
+                self.hide_outcomes();
+                self.control_applied(true);
+            }
             Ok(()) => self.choosing.wake(group),
             Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
         }

@@ -76,6 +76,7 @@ impl Story {
         match outcome {
             ControlOutcome::Conflict(text) => format!("conflict: {text}"),
             ControlOutcome::Invalid(text) => format!("invalid: {text}"),
+            ControlOutcome::Refused(refusal) => format!("refused: {refusal}"),
             ControlOutcome::Done { .. } => panic!("it was done"),
         }
     }

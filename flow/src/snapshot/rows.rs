@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::wire::{AddressMessage, BirthMessage, PinRowMessage, PoolMessage, PoolTtlMessage};
+use crate::wire::{AddressMessage, BirthMessage, OwnerMessage, PinRowMessage, PoolMessage, PoolTtlMessage};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PinRow {
@@ -53,7 +53,7 @@ pub(super) struct BackendRow {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ControlRow {
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 15")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15")]
     pub row: Option<ControlKind>,
 }
 
@@ -75,6 +75,11 @@ pub(super) enum ControlKind {
     Vote(VoteRow),
     #[prost(message, tag = "8")]
     Kv(KvRow),
+    #[prost(message, tag = "9")]
+    Session(SessionRow),
+    /// An outcome of the session before it.
+    #[prost(message, tag = "10")]
+    Outcome(OutcomeRow),
     /// The last row: how many there are before it.
     #[prost(uint64, tag = "15")]
     End(u64),
@@ -142,4 +147,33 @@ pub(super) struct KvRow {
     pub value: Vec<u8>,
     #[prost(uint64, tag = "3")]
     pub revision: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SessionRow {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub used: u64,
+    #[prost(uint64, tag = "3")]
+    pub answered_below: u64,
+    #[prost(message, optional, tag = "4")]
+    pub owner: Option<OwnerMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OutcomeRow {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// 0: done, 1: conflict, 2: invalid.
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    #[prost(uint64, tag = "5")]
+    pub epoch: u64,
+    #[prost(string, tag = "6")]
+    pub text: String,
 }

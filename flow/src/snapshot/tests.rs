@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::{
-    command::{ControlCommand, EpochCopy, PinCommand, Standing},
+    command::{ControlCommand, EpochCopy, PinCommand, Request, SessionOwner, Standing},
     control::tests::{address, birth},
     health::View,
-    ids::PinKey,
+    ids::{PinKey, SessionId},
 };
 
 #[test]
@@ -45,6 +45,13 @@ fn a_pin_table_comes_back_with_its_digest_and_its_expiry() {
     assert!(copy.len() < 50, "some have expired");
 }
 
+fn once(session: u64, sequence: u64) -> ControlCommand {
+    let request = Request { session: SessionId(session), sequence, answered_below: 1 };
+    let if_revision = (sequence == 4).then_some(Revision(0));
+    let command = ControlCommand::KvPut { key: "once".to_owned(), value: vec![1], if_revision };
+    ControlCommand::Once { request, command: Box::new(command) }
+}
+
 /// A table with a row of every kind.
 fn control_table() -> ControlTable {
     let mut table = ControlTable::default();
@@ -58,6 +65,11 @@ fn control_table() -> ControlTable {
         ControlCommand::Verdict { backend, view: View::Up, revision: Revision(0) },
         ControlCommand::KvPut { key: "k".to_owned(), value: vec![1, 2], if_revision: None },
         ControlCommand::MemberRemove(InstanceId(2)),
+        ControlCommand::OpenSession(None),
+        once(8, 3),
+        once(8, 4),
+        ControlCommand::OpenSession(Some(SessionOwner { instance: InstanceId(1), life: 5 })),
+        once(11, 1),
     ];
     for (index, command) in (1..).zip(&commands) {
         table.apply(Revision(index), LogTime(index), command);

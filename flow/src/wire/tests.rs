@@ -33,8 +33,18 @@ fn control_commands() -> Vec<ControlCommand> {
         ControlCommand::KvPut { key: "k".to_owned(), value: vec![0, 255], if_revision: None },
         ControlCommand::KvPut { key: String::new(), value: Vec::new(), if_revision: Some(Revision(0)) },
         ControlCommand::KvDelete { key: "k".to_owned(), if_revision: Some(Revision(7)) },
+        ControlCommand::OpenSession(None),
+        ControlCommand::OpenSession(Some(SessionOwner { instance: InstanceId(2), life: u64::MAX })),
+        ControlCommand::CloseSession(SessionId(7)),
+        once(ControlCommand::KvDelete { key: "k".to_owned(), if_revision: None }),
+        once(ControlCommand::Tick),
         ControlCommand::Tick,
     ]
+}
+
+fn once(command: ControlCommand) -> ControlCommand {
+    let request = Request { session: SessionId(7), sequence: 9, answered_below: 8 };
+    ControlCommand::Once { request, command: Box::new(command) }
 }
 
 fn pin_commands() -> Vec<PinCommand> {
@@ -74,6 +84,18 @@ fn what_this_version_does_not_know_is_an_error() {
     let touched = TouchedPin { key: vec![0; 23], revision: 1 };
     let unpin = PinMessage { command: Some(PinKind::Unpin(touched)) }.encode_to_vec();
     assert_eq!(PinCommand::decode(&unpin), Err(WireError::Field("key")));
+}
+
+#[test]
+fn commands_of_sessions_do_not_nest() {
+    let put = ControlCommand::KvPut { key: "k".to_owned(), value: vec![1], if_revision: None };
+    let request = Request { session: SessionId(7), sequence: 9, answered_below: 8 };
+    assert_eq!(ControlCommand::decode(&request.wrap(&put.encode())), Ok(once(put.clone())));
+    for inner in [once(put), ControlCommand::OpenSession(None), ControlCommand::CloseSession(SessionId(1))] {
+        let error = ControlCommand::decode(&once(inner).encode()).unwrap_err();
+        assert_eq!(error, WireError::Field("command of a session"));
+    }
+    assert_eq!(ControlCommand::decode(&request.wrap(b"")), Err(WireError::Field("command")));
 }
 
 #[test]

@@ -242,7 +242,7 @@ fn a_server_that_comes_back_is_looked_at_anew() {
     for (ticket, change) in
         [(1, change(ServerChange::Remove("s1".to_owned()))), (2, change(ServerChange::Add(server(1))))]
     {
-        one.replica.submit(Ticket(ticket), &change, one.now_ms + 1000, false);
+        one.replica.submit(Ticket(ticket), &change, one.now_ms + 1000, false, None);
         one.run(20);
     }
     assert_eq!(one.replica.control().verdict(backend(1)).view, View::Unknown);

@@ -32,6 +32,8 @@ pub struct Judge {
     verdicts: Verdicts,
     /// Acknowledged key-value writes, in the order of their acknowledgements.
     acked: Vec<(String, Revision)>,
+    /// Writes that count once, and the revision at which each was first seen or acknowledged.
+    once: BTreeMap<String, Option<Revision>>,
     /// Writes that were answered "not done, for certain".
     not_done: BTreeSet<String>,
     pub answers: u64,
@@ -247,7 +249,30 @@ impl Judge {
 
     /// A write was acknowledged.
     pub fn acked(&mut self, key: String, revision: Revision) {
+        self.seen_at(&key, revision);
         self.acked.push((key, revision));
+    }
+
+    /// The write of this key, of which there is one, is to be carried out once, however often it is asked for.
+    pub fn counts_once(&mut self, key: String) {
+        self.once.entry(key).or_default();
+    }
+
+    /// A write that was carried out twice has left another revision.
+    fn seen_at(&mut self, key: &str, revision: Revision) {
+        let Some(known) = self.once.get_mut(key) else { return };
+        let known = *known.get_or_insert(revision);
+        if known != revision {
+            self.violations.push(format!("{key} was to count once, and did at {known} and at {revision}"));
+        }
+    }
+
+    /// What was to count once did in this table.
+    pub fn nothing_twice(&mut self, table: &ControlTable) {
+        let keys = self.once.keys().filter_map(|key| Some((key.clone(), table.kv(key)?.revision)));
+        for (key, revision) in keys.collect::<Vec<_>>() {
+            self.seen_at(&key, revision);
+        }
     }
 
     /// A write was answered "not done, for certain".

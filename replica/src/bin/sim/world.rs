@@ -5,6 +5,7 @@ mod end;
 mod faults;
 mod operators;
 mod pools;
+mod sessions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use flow::{
     BackendId, Balance, Bind, Commit, ControlCommand, ControlOutcome, HealthCounter, HealthKind, HealthSpec,
-    Incarnation, InstanceId, MemberAddress, OnIsolation, Pin, PinKey, PoolId, PoolSpec, Protocol, ServerChange,
-    ServerSpec, ServerState, SlotTable, control::Vote,
+    Incarnation, InstanceId, MemberAddress, OnIsolation, Pin, PinKey, PoolId, PoolSpec, Protocol, Request,
+    ServerChange, ServerSpec, ServerState, SessionId, SessionRefusal, SlotTable, control::Vote,
 };
 use raftlog::{
     GroupId, Index, NodeId, Term,
@@ -26,7 +27,7 @@ use raftlog::{
 };
 use replica::{Founding, Hello, Output, SubmitError, Submitted, Ticket, storage::store_snapshot};
 
-use self::{faults::Mood, pools::server};
+use self::{faults::Mood, pools::server, sessions::SessionClient};
 
 pub use self::pools::pools;
 
@@ -145,6 +146,8 @@ enum Event {
 enum Asked {
     Choice { key: PinKey, at_us: u64, retried: bool },
     Write { key: String },
+    Session { client: usize },
+    Request { client: usize, request: Request, key: String },
     Read { acked: usize },
     Other,
 }
@@ -171,6 +174,7 @@ pub struct World {
     skewed: BTreeSet<(usize, SocketAddr)>,
     asked: BTreeMap<(usize, u64, Ticket), Asked>,
     next_ticket: u64,
+    session_clients: [SessionClient; sessions::CLIENTS],
     written: u64,
     clients: u64,
     /// When each client came last.
@@ -249,6 +253,7 @@ impl World {
             skewed: BTreeSet::new(),
             asked: BTreeMap::new(),
             next_ticket: 0,
+            session_clients: Default::default(),
             written: 0,
             clients: 0,
             visited: BTreeMap::new(),

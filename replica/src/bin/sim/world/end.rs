@@ -27,6 +27,12 @@ impl World {
         }
         self.newcomers_serve();
         self.pick_agreement();
+        for node in 0..self.machines.len() {
+            let table = self.machines[node].running().map(|running| running.control.clone());
+            if let Some(table) = table {
+                self.judge.nothing_twice(&table);
+            }
+        }
     }
 
     /// Who was replaced a while ago holds leases as everybody does.

@@ -7,23 +7,39 @@ impl World {
         let node = self.random.below(self.machines.len() as u64) as usize;
         let life = self.machines[node].life;
         let now_ms = self.machines[node].now_ms(self.now_us);
-        self.written += 1;
-        let key = format!("key-{}", self.written);
-        self.next_ticket += 2;
-        let (write, read) = (Ticket(self.next_ticket), Ticket(self.next_ticket - 1));
-        self.asked.insert((node, life, write), Asked::Write { key: key.clone() });
-        self.asked.insert((node, life, read), Asked::Read { acked: self.judge.acked_by_now() });
-        let again = self.random.chance(500);
-        let patience_ms = if self.random.chance(300) { self.random.range(1, 30) } else { 2000 };
+        if self.random.chance(400) {
+            self.request(node);
+        } else {
+            self.written += 1;
+            let key = format!("key-{}", self.written);
+            // As it is, or by the replica's own session.
+            let again = self.random.chance(500);
+            let write = self.ticket(node, Asked::Write { key: key.clone() });
+            let patience_ms = if self.random.chance(300) { self.random.range(1, 30) } else { 2000 };
+            if !again {
+                self.judge.counts_once(key.clone());
+            }
+            if !self.asleep(node) {
+                self.with(node, life, |running| {
+                    let command = ControlCommand::KvPut { key, value: b"v".to_vec(), if_revision: None };
+                    running.replica.submit(write, &command, now_ms + patience_ms, again, None);
+                });
+            }
+        }
+        let read = self.ticket(node, Asked::Read { acked: self.judge.acked_by_now() });
         if !self.asleep(node) {
-            self.with(node, life, |running| {
-                let command = ControlCommand::KvPut { key, value: b"v".to_vec(), if_revision: None };
-                running.replica.submit(write, &command, now_ms + patience_ms, again);
-                running.replica.catch_up(read, GroupId(0), now_ms + 2000);
-            });
+            self.with(node, life, |running| running.replica.catch_up(read, GroupId(0), now_ms + 2000));
         }
         let delay = self.random.range(20_000, 200_000);
         self.after(delay, Event::Write);
+    }
+
+    /// A new question.
+    pub(super) fn ticket(&mut self, node: usize, asked: Asked) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.asked.insert((node, self.machines[node].life, ticket), asked);
+        ticket
     }
 
     pub(super) fn submitted(&mut self, node: usize, ticket: Ticket, answer: Submitted) {
@@ -33,10 +49,17 @@ impl World {
                 self.judge.acked(key, revision);
             }
             (Some(Asked::Write { key }), Err(SubmitError::NotDone(_))) => self.judge.not_done(key),
+            (Some(Asked::Session { client }), Ok(ControlOutcome::Done { revision, .. })) => {
+                self.session_opened(client, SessionId(revision.0));
+            }
+            (Some(Asked::Request { client, request, key }), Ok(outcome)) => {
+                self.request_answered(client, request, key, outcome);
+            }
             (Some(Asked::Read { acked }), Ok(_)) => {
                 let Some(Process { core: Core::Running(running), .. }) = &self.machines[node].process else { return };
                 let table = running.replica.control().clone();
                 self.judge.nothing_lost(&table, node, acked);
+                self.judge.nothing_twice(&table);
             }
             _ => {}
         }
@@ -64,6 +87,9 @@ impl World {
         let node = self.random.below(self.machines.len() as u64) as usize;
         let number = self.random.below(6) + 1;
         let name = format!("s{number}");
+        if self.random.chance(60) {
+            self.close_a_session(node);
+        }
         let change = match self.random.below(11) {
             0..=3 => Some(ServerChange::Add(server(number, if self.random.chance(300) { 100 } else { 0 }))),
             4..=6 => Some(ServerChange::Remove(name)),
@@ -141,16 +167,14 @@ impl World {
         pool.spec.servers.iter().filter(good).count()
     }
 
-    fn submit(&mut self, node: usize, command: ControlCommand) {
+    pub(super) fn submit(&mut self, node: usize, command: ControlCommand) {
         if self.asleep(node) {
             return;
         }
         let life = self.machines[node].life;
         let now_ms = self.machines[node].now_ms(self.now_us);
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        self.asked.insert((node, life, ticket), Asked::Other);
-        self.with(node, life, |running| running.replica.submit(ticket, &command, now_ms + 2000, false));
+        let ticket = self.ticket(node, Asked::Other);
+        self.with(node, life, |running| running.replica.submit(ticket, &command, now_ms + 2000, false, None));
     }
 }
 
