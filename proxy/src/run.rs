@@ -172,8 +172,7 @@ async fn serve_grpc(
 ) {
     let options = raftlog::net::Options::default();
     let routes = grpc::routes(fleet).add_service(transport.service()).add_service(relay);
-    let counters = transport.counters();
-    let incoming = raftlog::net::Incoming::new(listener, GRPC_CONNECTIONS_MAX, options.hello_timeout, counters);
+    let incoming = transport.incoming(listener, GRPC_CONNECTIONS_MAX, options.hello_timeout);
     let served =
         raftlog::net::server(&options).add_routes(routes).serve_with_incoming_shutdown(incoming, until(stopped)).await;
     if let Err(error) = served {
