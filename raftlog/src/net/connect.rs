@@ -137,12 +137,19 @@ impl Connector {
         Connector { options }
     }
 
+    /// Without TLS, from `local` or else from the system's choice.
+    pub fn plain(local: Option<IpAddr>) -> Connector {
+        Connector { options: Options { local_address: local, ..Options::default() } }
+    }
+
     async fn open(options: Options, uri: Uri) -> io::Result<TokioIo<Tapped>> {
         let port = uri.port_u16().ok_or_else(|| io::Error::other("the address has no port"))?;
-        let host = uri.host().unwrap_or_default();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let Options { local_address, connect_timeout, .. } = options;
-        // As a wildcard has no family of its own, it binds nothing.
-        let local = local_address.filter(|local| !local.is_unspecified());
+        // An address of the other family cannot be the source, and a wildcard is none.
+        let is_v4 = host.parse::<IpAddr>().ok().map(|ip| ip.is_ipv4());
+        let fits = |local: &IpAddr| !local.is_unspecified() && is_v4.is_none_or(|is_v4| is_v4 == local.is_ipv4());
+        let local = local_address.filter(fits);
         let wire = options.network.dial(local, host, port, connect_timeout).await?;
         let wire = match &options.tls {
             Some(tls) => secure(tls, wire, None).await.map_err(io::Error::other)?,
