@@ -15,6 +15,7 @@ mod pool;
 mod raw;
 mod render;
 pub(crate) mod rules;
+mod tls;
 mod values;
 
 use std::{fs, io::Read, path::Path};
@@ -23,6 +24,7 @@ pub use checked::{Config, FleetConfig, Host, InstanceConfig, Limits};
 pub use diff::{Difference, diff};
 pub use error::{Mistake, Mistakes, Place};
 pub use render::render_pool;
+pub use tls::{TlsConfig, TlsFiles, load as load_tls, uri_prefix};
 pub use values::{duration_text, parse_duration_ms};
 
 /// Largest configuration file, in bytes.
@@ -65,16 +67,28 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Config, Mistakes> {
     notes.finish(config)
 }
 
+/// Whether a fleet or an instance may be called so.
+///
+/// # Errors
+/// What is wrong with the name, and what would be right.
+pub fn check_name(name: &str) -> Result<(), String> {
+    values::check_name(name).map_err(|wrong| wrong.to_string())
+}
+
 /// What `rocinante check` prints: of a good file a summary for standard output, of a bad one the mistakes for standard
-/// error.
+/// error. Certificates are those of instance `label`, or else of all instances that have some here.
 ///
 /// # Errors
 /// The text of all mistakes.
-pub fn check_report(path: &Path) -> Result<String, String> {
-    match check_file(path) {
-        Ok(config) => Ok(format!("{}: good\n{config}", path.display())),
-        Err(mistakes) => Err(mistakes.to_string()),
+pub fn check_report(path: &Path, label: Option<&str>) -> Result<String, String> {
+    let config = check_file(path).map_err(|mistakes| mistakes.to_string())?;
+    if let Some(label) = label.filter(|label| config.fleet.instance(label).is_none()) {
+        let listed: Vec<&str> = config.fleet.instances.iter().map(|instance| instance.label.as_str()).collect();
+        return Err(format!("{}: there is no instance {label}; it lists {}", path.display(), listed.join(", ")));
     }
+    let certificates = tls::check(&config, path, label).map_err(|mistakes| mistakes.to_string())?;
+    let certificates = certificates.map_or_else(String::new, |line| format!("\n{line}"));
+    Ok(format!("{}: good\n{config}{certificates}", path.display()))
 }
 
 /// The file's bytes; a [`Mistake`] without a file name otherwise.

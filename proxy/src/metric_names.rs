@@ -62,6 +62,10 @@ pub const PORT_CONNECTIONS_FAILED_TOTAL: &str = "rocinante_port_connections_fail
 pub const CHECKS_NOT_MADE_TOTAL: &str = "rocinante_checks_not_made_total";
 /// Look-ups of members' names that failed.
 pub const NAME_LOOKUPS_FAILED_TOTAL: &str = "rocinante_name_lookups_failed_total";
+/// When this instance's certificate, or the authority behind it, expires: seconds since 1970. Only with `[fleet.tls]`.
+pub const CERTIFICATE_EXPIRY_SECONDS: &str = "rocinante_certificate_expiry_seconds";
+/// New certificates that were not good and not taken. Only with `[fleet.tls]`.
+pub const CERTIFICATE_RELOADS_FAILED_TOTAL: &str = "rocinante_certificate_reloads_failed_total";
 
 // Choices.
 

@@ -8,9 +8,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
+use raftlog::net::Tls;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
@@ -23,10 +25,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::RunArgs,
-    config::{self, Config, Host, InstanceConfig},
+    config::{self, Config, Host, InstanceConfig, TlsFiles},
     grpc,
     metrics::Metrics,
-    node::{Fleet, Node},
+    node::{Fleet, Node, certificates::Certificates},
     rest,
     traffic::{self, Traffic},
 };
@@ -60,15 +62,22 @@ fn start(config: &Config, args: &RunArgs) -> Result<(), Failure> {
         let listed: Vec<&str> = config.fleet.instances.iter().map(|instance| instance.label.as_str()).collect();
         format!("{}: there is no instance {label}; it lists {}", args.config.display(), listed.join(", "))
     })?;
+    let tls = config::load_tls(config, &args.config, label)?;
     let runtime =
         Builder::new_multi_thread().worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build()?;
-    let served = runtime.block_on(serve(&runtime, config, args, instance));
+    let served = runtime.block_on(serve(&runtime, config, args, instance, tls));
     // What is left may wait for a disk that does not answer.
     runtime.shutdown_timeout(LEAVE);
     served
 }
 
-async fn serve(runtime: &Runtime, config: &Config, args: &RunArgs, instance: &InstanceConfig) -> Result<(), Failure> {
+async fn serve(
+    runtime: &Runtime,
+    config: &Config,
+    args: &RunArgs,
+    instance: &InstanceConfig,
+    tls: Option<(Tls, TlsFiles)>,
+) -> Result<(), Failure> {
     let label = instance.label.as_str();
     let own = own_address(&instance.address).await?;
     // Signals are taken from the very start: a stop is never lost.
@@ -85,9 +94,11 @@ async fn serve(runtime: &Runtime, config: &Config, args: &RunArgs, instance: &In
 
     let metrics = Metrics::new(label)?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| config.fleet.data_dir.join(label));
-    let node = Node::start(config, label, &data_dir, own, runtime.handle(), metrics.decisions())?;
+    let tls = watch_certificates(tls, &metrics, runtime)?;
+    let node = Node::start(config, label, &data_dir, own, tls, runtime.handle(), metrics.decisions())?;
     let fleet = node.fleet().clone();
-    let data_path = traffic::Config { own, workers: 0, limits: config.fleet.limits.into() };
+    let peers = node.transport().connector();
+    let data_path = traffic::Config { own, workers: 0, limits: config.fleet.limits.into(), peers };
     let traffic = Traffic::start(data_path, fleet.clone(), node.pools(), metrics.registry())?;
     watch_metrics(&metrics, &node, runtime)?;
     node.count_connections(Box::new(traffic.connections()));
@@ -113,7 +124,7 @@ async fn serve(runtime: &Runtime, config: &Config, args: &RunArgs, instance: &In
         metrics = instance.metrics,
         data_dir = %data_dir.display(),
         version = env!("CARGO_PKG_VERSION"),
-        "started; peers are not authenticated and their traffic is not encrypted"
+        "started"
     );
     tokio::spawn(tell_difference(fleet.clone(), config.clone(), args.config.clone()));
 
@@ -172,8 +183,7 @@ async fn serve_grpc(
 ) {
     let options = raftlog::net::Options::default();
     let routes = grpc::routes(fleet).add_service(transport.service()).add_service(relay);
-    let counters = transport.counters();
-    let incoming = raftlog::net::Incoming::new(listener, GRPC_CONNECTIONS_MAX, options.hello_timeout, counters);
+    let incoming = transport.incoming(listener, GRPC_CONNECTIONS_MAX, options.hello_timeout);
     let served =
         raftlog::net::server(&options).add_routes(routes).serve_with_incoming_shutdown(incoming, until(stopped)).await;
     if let Err(error) = served {
@@ -195,6 +205,24 @@ async fn tell_difference(fleet: Fleet, config: Config, path: PathBuf) {
         lines.join("\n  "),
         path.display()
     );
+}
+
+/// The identity towards peers, kept as its files have it; plaintext is said aloud.
+fn watch_certificates(
+    tls: Option<(Tls, TlsFiles)>,
+    metrics: &Metrics,
+    runtime: &Runtime,
+) -> Result<Option<Arc<Tls>>, Failure> {
+    let Some((tls, files)) = tls else {
+        warn!(
+            "peers talk plaintext: they are not authenticated and their traffic is not encrypted, as the configuration \
+             has no [fleet.tls]; rocinante pki makes certificates"
+        );
+        return Ok(None);
+    };
+    let tls = Arc::new(tls);
+    runtime.spawn(Certificates::new(Arc::clone(&tls), files, metrics.registry())?.keep()?);
+    Ok(Some(tls))
 }
 
 fn watch_metrics(metrics: &Metrics, node: &Node, runtime: &Runtime) -> Result<(), prometheus::Error> {

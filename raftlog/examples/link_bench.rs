@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftlog::NodeId;
-use raftlog::net::{Event, Gate, Inbox, Incoming, Options, PeerAddress, Refused, Transport, server};
+use raftlog::net::{Event, Gate, Inbox, Options, PeerAddress, Refused, Transport, server};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -106,7 +106,10 @@ impl Node {
         let transport = Transport::start(options.clone(), runtime.handle().clone(), gate, inbox);
         let listener = runtime.block_on(TcpListener::bind((ip, 0)))?;
         let address = listener.local_addr()?;
-        let incoming = Incoming::new(listener, 64, options.hello_timeout, transport.counters());
+        let incoming = {
+            let _entered = runtime.enter();
+            transport.incoming(listener, 64, options.hello_timeout)
+        };
         let router = server(&options).add_service(transport.service());
         runtime.spawn(async move {
             if let Err(error) = router.serve_with_incoming(incoming).await {
@@ -129,6 +132,10 @@ impl Gate for Open {
 
     fn admit(&self, hello: &[u8], _remote: SocketAddr) -> std::result::Result<(NodeId, Bytes), Refused> {
         Ok((node(hello)?, Bytes::copy_from_slice(&self.id.0.to_be_bytes())))
+    }
+
+    fn label_of(&self, hello: &[u8]) -> std::result::Result<String, Refused> {
+        node(hello).map(|node| format!("n{node}"))
     }
 
     fn accepted(&self, _to: &PeerAddress, reply: &[u8]) -> std::result::Result<NodeId, Refused> {

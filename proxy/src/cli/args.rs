@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::client::Endpoint;
-use crate::config::rules::parse_host;
+use crate::config::{check_name, rules::parse_host};
 
 /// A load-balancer fleet in which every instance gives every client the same server.
 #[derive(Debug, Parser)]
@@ -27,11 +27,15 @@ pub enum Command {
         rocinante run --instance b --data-dir /var/lib/rocinante/b")]
     Run(RunArgs),
     /// Check a configuration file and change nothing
-    #[command(after_help = "Example:\n  rocinante check --config conf/pool.toml")]
+    #[command(after_help = "Examples:\n  rocinante check --config conf/pool.toml\n  \
+        rocinante check --config conf/pool.toml --instance a    also the certificates of a")]
     Check {
         /// The file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Check the certificates of this instance [default: of all that have some here]
+        #[arg(long, value_name = "LABEL")]
+        instance: Option<String>,
     },
     /// Make the fleet's pools those of a file; shows the difference first
     #[command(after_help = "Examples:\n  rocinante apply --config conf/pool.toml\n  \
@@ -56,6 +60,9 @@ pub enum Command {
     /// List, add, remove or promote instances, or hand over the leadership
     #[command(subcommand, arg_required_else_help = true)]
     Member(MemberCommand),
+    /// Make the fleet's certificates
+    #[command(subcommand, arg_required_else_help = true)]
+    Pki(PkiCommand),
 }
 
 /// `rocinante run`
@@ -335,6 +342,59 @@ pub struct MemberArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// `rocinante pki`
+#[derive(Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Make the fleet's certificate authority: ca.pem for every instance, and ca.key to be kept away from them
+    #[command(after_help = "Example:\n  rocinante pki init --dir pki --fleet test")]
+    Init {
+        /// What is made, and for how long.
+        #[command(flatten)]
+        place: PkiPlace,
+        /// Valid for so many days
+        #[arg(long, value_name = "N", default_value_t = 3_650, value_parser = clap::value_parser!(u16).range(1..))]
+        days: u16,
+    },
+    /// Make the certificate and the key of one instance: LABEL.pem and LABEL.key
+    #[command(after_help = "Examples:\n  rocinante pki issue --dir pki --fleet test a\n  \
+        rocinante pki issue --dir pki --fleet test a --address 192.0.2.1 --address lb-a.example\n  \
+        rocinante pki issue --dir pki --fleet test a --force    a new one: running instances take it by themselves\n\n\
+        An instance needs ca.pem, LABEL.pem and LABEL.key, and [fleet.tls] in the configuration.")]
+    Issue {
+        /// What is made, and for how long.
+        #[command(flatten)]
+        place: PkiPlace,
+        /// The instance's label
+        #[arg(value_parser = name)]
+        label: String,
+        /// An address or host name by which API clients reach the instance; may be given more than once
+        #[arg(long = "address", value_name = "HOST", value_parser = host)]
+        addresses: Vec<String>,
+        /// Valid for so many days
+        #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..))]
+        days: u16,
+    },
+}
+
+/// Where certificates are made, and for whom.
+#[derive(Debug, Args)]
+pub struct PkiPlace {
+    /// The directory of the fleet's certificates
+    #[arg(long, value_name = "DIR", default_value = "pki")]
+    pub dir: PathBuf,
+    /// The fleet's name, as the configuration has it
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub fleet: String,
+    /// Overwrite what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// A name as the configuration takes it: no other can be part of a certificate's URI, or of a file's name.
+fn name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
 }
 
 /// An address or host name without a port.

@@ -6,6 +6,7 @@
 mod apply;
 mod args;
 mod client;
+mod pki;
 mod show;
 mod table;
 
@@ -137,7 +138,8 @@ fn finish(console: &mut Console<'_>, command: Command) -> u8 {
 fn perform(console: &mut Console<'_>, command: Command) -> Result<()> {
     match command {
         Command::Run(_) => Err(Failure::reason("run is not a command of this console".into())),
-        Command::Check { config } => check(console, &config),
+        Command::Check { config, instance } => check(console, &config, instance.as_deref()),
+        Command::Pki(command) => pki::perform(console, command),
         Command::Apply(args) => apply::apply(console, &args),
         Command::Status { reach } => {
             let answer = console.client(&reach)?.get("/status")?;
@@ -150,8 +152,8 @@ fn perform(console: &mut Console<'_>, command: Command) -> Result<()> {
     }
 }
 
-fn check(console: &mut Console<'_>, config: &Path) -> Result<()> {
-    let report = config::check_report(config).map_err(Failure::reason)?;
+fn check(console: &mut Console<'_>, config: &Path, instance: Option<&str>) -> Result<()> {
+    let report = config::check_report(config, instance).map_err(Failure::reason)?;
     Ok(writeln!(console.out, "{report}")?)
 }
 

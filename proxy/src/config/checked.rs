@@ -10,6 +10,7 @@ use super::{
     fleet, pool,
     raw::{Found, Section},
     rules::{Listeners, check_pin_ttl},
+    tls::TlsConfig,
 };
 
 /// A good configuration.
@@ -42,6 +43,8 @@ pub struct FleetConfig {
     pub drain_timeout: Duration,
     /// The most that one instance holds.
     pub limits: Limits,
+    /// How instances prove to each other who they are; without it they believe each other.
+    pub tls: Option<TlsConfig>,
 }
 
 /// `[fleet.limits]`: the most that one instance holds. Full means refuse and count.

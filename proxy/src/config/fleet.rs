@@ -6,7 +6,7 @@ use super::{
     checked::{FleetConfig, Host, InstanceConfig, Limits, unique},
     error::{Notes, Wrong},
     raw::{Found, Section},
-    values,
+    tls, values,
 };
 
 /// Most instances that a file may list.
@@ -51,6 +51,7 @@ pub(super) fn read(top: &mut Section<'_>, notes: &mut Notes<'_>) -> ReadFleet {
         check_several_heartbeats(heartbeat.value, &lease, notes);
     }
     let limits = read_limits(&mut section, notes);
+    let tls = tls::read(&mut section, notes);
     let instances = read_instances(&mut section, notes);
     section.finish(notes);
 
@@ -67,6 +68,7 @@ pub(super) fn read(top: &mut Section<'_>, notes: &mut Notes<'_>) -> ReadFleet {
             election_timeout: Duration::from_millis(election_timeout?.value),
             drain_timeout: Duration::from_millis(drain_timeout?),
             limits: limits?,
+            tls: tls?,
         })
     };
     ReadFleet { config: config(), instances, lease_ms }

@@ -73,6 +73,7 @@ fn defaults() {
     assert_eq!((fleet.lease, fleet.heartbeat), (Duration::from_secs(1), Duration::from_millis(50)));
     assert_eq!((fleet.election_timeout, fleet.drain_timeout), (Duration::from_millis(300), Duration::from_secs(30)));
     assert_eq!(fleet.limits, Limits::default());
+    assert_eq!(fleet.tls, None);
     let pool = &config.pools[0];
     assert_eq!((pool.bind, pool.protocol, pool.balance), (Bind::Own(9001), Protocol::Tcp, Balance::SourceHash));
     assert_eq!((pool.commit, pool.on_isolation), (Commit::FirstContact, OnIsolation::Refuse));
@@ -106,6 +107,9 @@ fn every_key() {
         write_timeout: Duration::from_secs(4),
     };
     assert_eq!(fleet.limits, limits);
+    let files = fleet.tls.as_ref().unwrap().files(Path::new("conf/pool.toml"), "a");
+    let expected = ["conf/ca.pem", "/etc/a.pem", "conf/k/a/a.key"].map(std::path::PathBuf::from);
+    assert_eq!([files.ca, files.cert, files.key], expected);
     assert_eq!(fleet.instances[0].address, Host::Name("lb-1.example".to_owned()));
     assert_eq!(fleet.instances[1].endpoint(7), "[2001:db8::1]:7");
     let pool = &config.pools[0];
@@ -152,6 +156,10 @@ header_timeout = "1s"
 first_request_timeout = "2s"
 keepalive_timeout = "3s"
 write_timeout = "4s"
+[fleet.tls]
+ca = "ca.pem"
+cert = "/etc/{label}.pem"
+key = "k/{label}/{label}.key"
 [[fleet.instance]]
 label = "a"
 address = "LB-1.example"
@@ -212,14 +220,14 @@ fn pools_survive_rendering() {
 fn a_file_is_read_or_its_name_and_reason_are_told() {
     let missing = Path::new("/nonexistent/pool.toml");
     assert_eq!(
-        check_report(missing).unwrap_err(),
+        check_report(missing, None).unwrap_err(),
         "/nonexistent/pool.toml: cannot be read: No such file or directory (os error 2); \
          name a readable file with --config\n1 mistake"
     );
     let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/pool.toml"));
-    let report = check_report(shipped).unwrap();
+    let report = check_report(shipped, None).unwrap();
     assert!(report.contains("pool.toml: good\nfleet test: 3 instances"), "{report}");
-    let endless = check_report(Path::new("/dev/zero")).unwrap_err();
+    let endless = check_report(Path::new("/dev/zero"), None).unwrap_err();
     assert!(endless.starts_with("/dev/zero: is larger than 1048576 bytes; "), "{endless}");
 }
 

@@ -144,6 +144,11 @@ pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) ->
 /// A name of a fleet, instance, pool or server. It is part of paths, addresses of REST and labels of metrics.
 pub(super) fn name(value: &DeValue<'_>) -> Result<String, Wrong> {
     let text = text(value, "web")?;
+    check_name(text).map(|()| text.to_owned())
+}
+
+/// Whether a text may be such a name.
+pub(super) fn check_name(text: &str) -> Result<(), Wrong> {
     let right = format!("write 1 to {NAME_CHARS_MAX} characters of a-z A-Z 0-9 - _ . with a letter or digit first");
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() {
@@ -155,7 +160,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Result<String, Wrong> {
     } else if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         Err(Wrong::new(format!("{text:?} begins with a sign"), right))
     } else {
-        Ok(text.to_owned())
+        Ok(())
     }
 }
 
@@ -165,6 +170,19 @@ pub(super) fn directory(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
         return Err(Wrong::new(format!("{text:?} is no directory"), "write a path, as \"data\""));
     }
     Ok(PathBuf::from(text))
+}
+
+/// A path in which `{label}` stands for an instance's label.
+pub(super) fn file_pattern(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = text(value, "pki/{label}.pem")?;
+    let right = "write a path, as \"pki/{label}.pem\"";
+    if text.is_empty() || text.contains('\0') {
+        return Err(Wrong::new(format!("{} is no file", shown_text(text)), right));
+    }
+    if text.replace(super::tls::LABEL, "").contains(['{', '}']) {
+        return Err(Wrong::new(format!("{} has braces other than {{label}}", shown_text(text)), right));
+    }
+    Ok(text.to_owned())
 }
 
 /// The IP address of a server.

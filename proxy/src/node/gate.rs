@@ -164,6 +164,10 @@ impl Gate for Doorkeeper {
         Hello { identity: self.identity(), founding_hash: self.founding.hash() }.encode().into()
     }
 
+    fn label_of(&self, hello: &[u8]) -> Result<String, Refused> {
+        Ok(Hello::decode(hello).ok_or_else(malformed)?.identity.label)
+    }
+
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
         let hello = Hello::decode(hello).ok_or_else(malformed)?;
         let mut admitted = self.judge(&hello, remote)?;

@@ -10,6 +10,7 @@
 //!
 //! The replica thread alone touches the replica; it publishes what readers see before it sends what tells of it.
 
+pub mod certificates;
 mod clock;
 mod control;
 mod disk;

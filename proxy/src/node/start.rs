@@ -20,7 +20,7 @@ use raftlog::{
     NodeId,
     disk::{Disk, FileDisk},
     driver::{DriverConfig, Tuning},
-    net::{Options, PeerAddress, PeersError, Refused, Transport},
+    net::{Options, PeerAddress, PeersError, Refused, Tls, Transport},
     wal::{WalError, WalOptions},
 };
 use replica::{
@@ -135,6 +135,7 @@ impl Node {
         label: &str,
         data_dir: &Path,
         own: IpAddr,
+        tls: Option<Arc<Tls>>,
         runtime: &Handle,
         decisions: Arc<Decisions>,
     ) -> Result<Self, StartError> {
@@ -156,7 +157,7 @@ impl Node {
             snapshots: snapshots::Store::default(),
         });
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
-        let options = Options { local_address: Some(own), ..Options::default() };
+        let options = Options { tls, local_address: Some(own), ..Options::default() };
         let inbox = Arc::new(NetInbox(inputs.clone()));
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());

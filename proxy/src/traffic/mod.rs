@@ -25,6 +25,7 @@ use std::{io, net::IpAddr, sync::Arc, thread::available_parallelism, time::Durat
 
 use flow::PoolSpec;
 use prometheus::Registry;
+use raftlog::net::Connector;
 use tokio::{sync::watch, time::timeout};
 use tracing::{info, warn};
 
@@ -45,7 +46,7 @@ pub use self::{
 use crate::choice::Chooser;
 
 /// What the data path of an instance needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The instance's own address: where `":port"` pools listen, and the source of connections to backends and peers.
     pub own: IpAddr,
@@ -53,6 +54,8 @@ pub struct Config {
     pub workers: usize,
     /// What holds for all pools.
     pub limits: Limits,
+    /// Opens connections to peers.
+    pub peers: Connector,
 }
 
 /// The data path of one instance. Dropping it cuts everything.
@@ -100,7 +103,7 @@ impl<C: Chooser> Traffic<C> {
         let (phase, phases) = watch::channel(Phase::Serving);
         let (draining, drains) = watch::channel(false);
         let (workers, gone) = Workers::start(count, &phases)?;
-        let shared = Arc::new(Shared { chooser, own: config.own, caller: Caller::new(config.own), metrics });
+        let shared = Arc::new(Shared { chooser, own: config.own, caller: Caller::new(config.peers.clone()), metrics });
         let fronts = workers.handles().map(|_| Front::new(&shared, config.limits, drains.clone())).collect();
         let serving = Arc::new(Serving { shared: Arc::clone(&shared), workers: Arc::clone(&workers), fronts });
         let (status, listeners) = watch::channel(Listeners::default());

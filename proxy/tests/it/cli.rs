@@ -204,7 +204,7 @@ fn usage_errors_and_help_have_their_own_status() {
     usage("server add web s1 127.0.0.1");
     usage("pin list web --limit 0");
     usage("run");
-    let commands = "run check apply status server pin kv member";
+    let commands = "run check apply status server pin kv member pki";
     for command in commands.split(' ') {
         let ran = run_with(&format!("{command} --help"), None, Path::new("none"));
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{command}");
@@ -231,6 +231,8 @@ fn usage_errors_and_help_have_their_own_status() {
         "member remove",
         "member promote",
         "member transfer",
+        "pki init",
+        "pki issue",
     ] {
         let ran = run_with(&format!("{leaf} --help"), None, Path::new("none"));
         assert!(ran.out.contains(&format!("rocinante {leaf}")), "{leaf} --help shows an example: {}", ran.out);

@@ -74,6 +74,8 @@ counters! {
     connections_shed,
     /// Connections closed because they did not begin to speak HTTP/2 in time.
     connections_silent,
+    /// Connections that were not let in for want of a good certificate, or of TLS on both sides.
+    handshakes_failed,
     /// Connections that could not be accepted.
     accepts_failed,
     /// Snapshots that a peer installed.

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::backoff::Backoff;
-use super::connect::{ConnectError, connect};
+use super::connect::{ConnectError, Connection, connect};
 use super::counters::one;
 use super::directory::Peer;
 use super::gate::{Event, Refused};
@@ -53,6 +53,7 @@ struct Link {
 enum Failure {
     NoConnection(ConnectError),
     NoHello(String),
+    Untrusted(String),
     Refused(Refused),
 }
 
@@ -80,7 +81,7 @@ impl Dialer<'_> {
     async fn open(&self) -> Result<Link, Failure> {
         let Shared { options, gate, counters, .. } = &**self.shared;
         one(&counters.dials);
-        let channel = connect(options, &self.peer.address).await.map_err(Failure::NoConnection)?;
+        let Connection { channel, heard } = connect(options, &self.peer.address).await.map_err(no_connection)?;
         let outbox = Arc::new(Outbox::new(options));
         let frames = OutboxGuard { outbox: outbox.clone(), counters: counters.clone() };
         let outgoing = Outgoing::new(gate.hello(&self.peer.address), outbox, counters.clone());
@@ -88,7 +89,10 @@ impl Dialer<'_> {
         let (hello, replies) = timeout(options.hello_timeout, say_hello(&mut client, outgoing))
             .await
             .map_err(|_| Failure::NoHello("no answer in time".into()))?
-            .map_err(|status| Failure::NoHello(status.message().into()))?;
+            .map_err(|status| match heard.trouble() {
+                Some(trouble) => Failure::Untrusted(trouble),
+                None => Failure::NoHello(status.message().into()),
+            })?;
         if !hello.accepted {
             return Err(Failure::Refused(Refused::from_wire(hello.code, &hello.text)));
         }
@@ -164,14 +168,24 @@ impl Dialer<'_> {
                 one(&counters.dials_failed);
                 tracing::debug!(peer = %label, address, reason, "no hello");
             }
+            Failure::Untrusted(text) => {
+                one(&counters.dials_failed);
+                self.tell_refusal(Refused::new(Refused::UNTRUSTED, text)).await;
+            }
             Failure::Refused(refused) => {
                 one(&counters.hellos_turned_down);
-                if self.refused.as_ref() != Some(&refused) {
-                    tracing::warn!(peer = %label, address, code = refused.code, reason = refused.text, "link refused");
-                    self.refused = Some(refused.clone());
-                    self.tell(Event::Refused { label, address, refused }).await;
-                }
+                self.tell_refusal(refused).await;
             }
+        }
+    }
+
+    /// Tells of a no, unless it is the one that was told last.
+    async fn tell_refusal(&mut self, refused: Refused) {
+        let PeerDescription { label, address } = self.describe();
+        if self.refused.as_ref() != Some(&refused) {
+            tracing::warn!(peer = %label, address, code = refused.code, reason = refused.text, "link refused");
+            self.refused = Some(refused.clone());
+            self.tell(Event::Refused { label, address, refused }).await;
         }
     }
 
@@ -192,6 +206,13 @@ impl Dialer<'_> {
 struct PeerDescription {
     label: Arc<str>,
     address: String,
+}
+
+fn no_connection(error: ConnectError) -> Failure {
+    match error {
+        ConnectError::Untrusted(text) => Failure::Untrusted(text),
+        other => Failure::NoConnection(other),
+    }
 }
 
 async fn say_hello(

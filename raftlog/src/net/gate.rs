@@ -52,6 +52,12 @@ impl Refused {
     /// The peer speaks a version of the protocol that is unknown here. Codes from here on belong to the transport.
     pub const VERSION: u32 = u32::MAX - 15;
 
+    /// The certificate is that of another instance than the hello's, or there is none.
+    pub const IDENTITY: u32 = u32::MAX - 14;
+
+    /// There is no connection that both sides trust: another authority, an expired certificate, or TLS on one side only.
+    pub const UNTRUSTED: u32 = u32::MAX - 13;
+
     /// A no of the owner.
     pub fn new(code: u32, text: impl Into<String>) -> Refused {
         Refused { code, text: text.into() }
@@ -67,6 +73,10 @@ impl Refused {
 pub trait Gate: Send + Sync + 'static {
     /// What to say first to the peer at `to`, for a link as well as for a snapshot.
     fn hello(&self, to: &PeerAddress) -> Bytes;
+
+    /// The label of the instance that a hello says it comes from. Only a hello whose label is that of the certificate is
+    /// put to [`Gate::admit`].
+    fn label_of(&self, hello: &[u8]) -> Result<String, Refused>;
 
     /// Judges the hello of someone who came from `remote`: who it is and what to answer, or why it may not come in.
     /// Called for each link and each snapshot.

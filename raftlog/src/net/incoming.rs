@@ -1,58 +1,92 @@
-//! Guards the owner's listener: too many connections, or ones that say nothing, do not reach the gRPC server.
+//! Guards the owner's listener: too many connections, ones that say nothing, and ones that are not secure where they
+//! should be, do not reach the gRPC server.
 
-use std::future::Future;
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
+use super::connect::TLS_RECORDS;
 use super::counters::{Counters, one};
+use super::network::{Listener, Wire};
+use super::tls::{Tls, handshake_trouble};
 
 /// The connections of a listener, for `serve_with_incoming`. Made and polled within a tokio runtime.
 #[derive(Debug)]
 pub struct Incoming {
-    listener: TcpListener,
+    listener: Listener,
     room: Arc<Semaphore>,
     preface_timeout: Duration,
     counters: Arc<Counters>,
+    tls: Option<Arc<Tls>>,
+    /// Connections whose handshake is under way; each has its place in the room.
+    handshakes: JoinSet<Option<GuardedStream>>,
+    strangers: Arc<Strangers>,
     /// Set while accepting rests after an error that would come again at once, as when files have run out.
     rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
-    /// Lets at most `connections_max` be open at a time, and closes those that have not sent HTTP/2's first 24 bytes
-    /// within `preface_timeout`.
-    pub fn new(
-        listener: TcpListener,
+    /// Lets at most `connections_max` be open at a time, and closes those that have not sent HTTP/2's first 24 bytes, or
+    /// not ended their handshake, within `preface_timeout`.
+    pub(super) fn new(
+        listener: Listener,
         connections_max: usize,
         preface_timeout: Duration,
         counters: Arc<Counters>,
+        tls: Option<Arc<Tls>>,
     ) -> Incoming {
-        let room = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
-        Incoming { listener, room, preface_timeout, counters, rest: None }
+        Incoming {
+            listener,
+            room: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
+            preface_timeout,
+            counters,
+            tls,
+            handshakes: JoinSet::new(),
+            strangers: Arc::default(),
+            rest: None,
+        }
     }
 
-    fn guard(&self, stream: TcpStream) -> Option<GuardedStream> {
+    /// A connection that can be served; nothing when it has to shake hands first, or when there is no room.
+    fn guard(&mut self, wire: Wire, remote: SocketAddr) -> Option<GuardedStream> {
         let Ok(place) = self.room.clone().try_acquire_owned() else {
             one(&self.counters.connections_shed);
             return None;
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            // The other side is gone already.
-            tracing::debug!(%error, "a connection ended before it was served");
-            return None;
+        let guard = Guard {
+            patience: self.preface_timeout,
+            counters: self.counters.clone(),
+            strangers: self.strangers.clone(),
+            place,
+        };
+        let Some(tls) = &self.tls else {
+            return Some(guard.stream(wire, Caller { remote, proof: Proof::Plaintext }));
+        };
+        self.handshakes.spawn(shake_hands(tls.clone(), guard, wire, remote));
+        None
+    }
+
+    /// The next connection whose handshake has ended well.
+    fn poll_handshakes(&mut self, context: &mut Context<'_>) -> Poll<GuardedStream> {
+        while let Poll::Ready(Some(ended)) = self.handshakes.poll_join_next(context) {
+            // One that was not let in, or whose task was cut off, is gone with its place.
+            if let Ok(Some(stream)) = ended {
+                return Poll::Ready(stream);
+            }
         }
-        let silence =
-            Silence { bytes_left: PREFACE_BYTES, deadline: Box::pin(tokio::time::sleep(self.preface_timeout)) };
-        Some(GuardedStream { stream, silence: Some(silence), counters: self.counters.clone(), _place: place })
+        Poll::Pending
     }
 }
 
@@ -61,13 +95,16 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Poll::Ready(stream) = self.poll_handshakes(context) {
+                return Poll::Ready(Some(Ok(stream)));
+            }
             if let Some(rest) = &mut self.rest {
                 ready!(rest.as_mut().poll(context));
                 self.rest = None;
             }
             match ready!(self.listener.poll_accept(context)) {
-                Ok((stream, _)) => {
-                    if let Some(guarded) = self.guard(stream) {
+                Ok((wire, remote)) => {
+                    if let Some(guarded) = self.guard(wire, remote) {
                         return Poll::Ready(Some(Ok(guarded)));
                     }
                 }
@@ -81,13 +118,127 @@ impl Stream for Incoming {
     }
 }
 
+/// Who is at the other end of a connection: an extension of every request that comes on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Where it comes from.
+    pub remote: SocketAddr,
+    /// Who it proved to be.
+    pub proof: Proof,
+}
+
+/// Who a caller proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// This port asks for no proof.
+    Plaintext,
+    /// It showed no certificate.
+    None,
+    /// It is the instance with this label.
+    Instance(Arc<str>),
+}
+
+impl Caller {
+    /// Whether it may use what only instances of the fleet may use.
+    pub fn is_trusted(&self) -> bool {
+        self.proof != Proof::None
+    }
+}
+
+/// What a connection takes along on its way in.
+struct Guard {
+    patience: Duration,
+    counters: Arc<Counters>,
+    strangers: Arc<Strangers>,
+    place: OwnedSemaphorePermit,
+}
+
+impl Guard {
+    fn stream(self, wire: Wire, caller: Caller) -> GuardedStream {
+        let Guard { patience, counters, strangers, place } = self;
+        let silence = Silence { bytes_left: PREFACE_BYTES, deadline: Box::pin(tokio::time::sleep(patience)) };
+        GuardedStream { wire, caller, silence: Some(silence), counters, strangers, _place: place }
+    }
+}
+
+/// Ends a handshake, well or with a word to whoever reads the log.
+async fn shake_hands(tls: Arc<Tls>, guard: Guard, wire: Wire, remote: SocketAddr) -> Option<GuardedStream> {
+    let accepting = TlsAcceptor::from(tls.server()).accept(wire).into_fallible();
+    let (error, wire) = match timeout(guard.patience, accepting).await {
+        Ok(Ok(stream)) => {
+            let proof = match stream.get_ref().1.peer_certificates() {
+                None => Ok(Proof::None),
+                chain => tls.label_of(chain).map(|label| Proof::Instance(label.into())),
+            };
+            match proof {
+                Ok(proof) => {
+                    guard.strangers.forget(remote.ip());
+                    return Some(guard.stream(Box::new(stream), Caller { remote, proof }));
+                }
+                Err(problem) => (format!("its certificate is not good: {problem}"), None),
+            }
+        }
+        Ok(Err((error, wire))) => (handshake_trouble(&error).unwrap_or_else(|| error.to_string()), Some(wire)),
+        Err(_) => {
+            one(&guard.counters.connections_silent);
+            return None;
+        }
+    };
+    one(&guard.counters.handshakes_failed);
+    guard.strangers.tell(remote.ip(), &error);
+    if let Some(wire) = wire {
+        linger(wire).await;
+    }
+    None
+}
+
+/// Lets the other side read why it was not let in: a connection that is closed with bytes unread is reset, and what was
+/// said last may be lost with it.
+async fn linger(mut wire: Wire) {
+    let reading = async {
+        if wire.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = (&mut wire).take(LINGER_BYTES_MAX);
+        // Whatever it says, and however it ends: it is over.
+        drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await);
+    };
+    // In time or not: it is over.
+    drop(timeout(LINGER, reading).await);
+}
+
+/// What was last said in the log of those who do not get in, by address, so that it is said once.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<HashMap<IpAddr, String>>);
+
+impl Strangers {
+    fn tell(&self, from: IpAddr, reason: &str) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = told.get(&from).is_some_and(|last| last == reason);
+        let is_full = told.len() >= STRANGERS_MAX && !told.contains_key(&from);
+        if is_known || is_full {
+            tracing::debug!(%from, reason, "a connection was not let in");
+            return;
+        }
+        told.insert(from, reason.to_owned());
+        drop(told);
+        tracing::warn!(%from, reason, "a connection was not let in; this is said again when the reason changes");
+    }
+
+    fn forget(&self, from: IpAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&from);
+    }
+}
+
 /// A connection that has to begin to speak in time.
 #[derive(Debug)]
 pub struct GuardedStream {
-    stream: TcpStream,
+    wire: Wire,
+    caller: Caller,
     /// Until the other side has begun to speak.
     silence: Option<Silence>,
     counters: Arc<Counters>,
+    strangers: Arc<Strangers>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -98,10 +249,10 @@ struct Silence {
 }
 
 impl Connected for GuardedStream {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
@@ -113,9 +264,19 @@ impl AsyncRead for GuardedStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let result = Pin::new(&mut this.wire).poll_read(context, buffer);
         let Some(silence) = &mut this.silence else { return result };
-        silence.bytes_left = silence.bytes_left.saturating_sub(buffer.filled().len() - before);
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        let is_first = silence.bytes_left == PREFACE_BYTES;
+        let is_tls = is_first && read.first().is_some_and(|first| TLS_RECORDS.contains(first));
+        if is_tls && this.caller.proof == Proof::Plaintext {
+            one(&this.counters.handshakes_failed);
+            this.strangers.tell(
+                this.caller.remote.ip(),
+                "it speaks TLS and this instance speaks plaintext: all instances need the same [fleet.tls]",
+            );
+        }
+        silence.bytes_left = silence.bytes_left.saturating_sub(read.len());
         if silence.bytes_left == 0 {
             this.silence = None;
         } else if result.is_pending() && silence.deadline.as_mut().poll(context).is_ready() {
@@ -128,7 +289,7 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.wire).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -136,19 +297,19 @@ impl AsyncWrite for GuardedStream {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        Pin::new(&mut self.wire).poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.wire.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.wire).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.wire).poll_shutdown(context)
     }
 }
 
@@ -156,3 +317,9 @@ impl AsyncWrite for GuardedStream {
 const PREFACE_BYTES: usize = 24;
 /// How long accepting rests after an error.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// How long one that is not let in may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
+/// How much of what it says meanwhile is read.
+const LINGER_BYTES_MAX: u64 = 64 << 10;
+/// The most addresses whose last reason is remembered; others are not told of in the log, only counted.
+const STRANGERS_MAX: usize = 256;

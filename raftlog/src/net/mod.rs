@@ -31,21 +31,26 @@ mod gate;
 mod generated;
 mod inbound;
 mod incoming;
+mod network;
 mod options;
 mod outbox;
 mod service;
 mod snapshot;
 mod tasks;
+mod tls;
 mod transport;
 
 #[cfg(test)]
 mod tests;
 
+pub use connect::{Connector, Tapped};
 pub use counters::Counters;
 pub use gate::{Event, Gate, Inbox, PeerAddress, Refused};
 pub use generated::link_server::LinkServer;
-pub use incoming::{GuardedStream, Incoming};
+pub use incoming::{Caller, GuardedStream, Incoming, Proof};
+pub use network::{Listener, MemoryListener, MemoryNetwork, Network};
 pub use options::*;
 pub use service::LinkService;
 pub use snapshot::SnapshotSendError;
+pub use tls::{Part, Pems, Tls, TlsError};
 pub use transport::{LinkStatus, PeersError, Transport, server};

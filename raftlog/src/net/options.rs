@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::network::Network;
+use super::tls::Tls;
 
 /// The version of link.proto that this code speaks.
 pub const LINK_VERSION: u32 = 1;
@@ -38,6 +42,10 @@ pub const RESET_STREAMS_MAX: usize = 64;
 /// What an owner may set. The defaults are meant for a fleet within one site.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What proves who this instance and its peers are; without it they believe each other and speak plaintext.
+    pub tls: Option<Arc<Tls>>,
+    /// Where peers' addresses lead.
+    pub network: Network,
     /// The source address of every connection to a peer; the system's choice when absent.
     pub local_address: Option<IpAddr>,
     /// How long a dial may take, name resolution included.
@@ -77,6 +85,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            tls: None,
+            network: Network::Tcp,
             local_address: None,
             connect_timeout: Duration::from_secs(1),
             hello_timeout: Duration::from_secs(2),

@@ -1,6 +1,5 @@
 //! The side of the transport that is dialled: takes frames and snapshots from those whom the gate lets in.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use super::gate::{Event, Refused};
 use super::generated::link_server::Link;
 use super::generated::{Hello, HelloReply, LinkReply, LinkRequest, SnapshotPart, SnapshotReply};
 use super::inbound::Ticket;
+use super::incoming::{Caller, Proof};
 use super::options::{BATCH_FRAMES_MAX, FRAME_BYTES_MAX, LINK_VERSION, REFUSAL_TEXT_CHARS_MAX};
 use super::tasks::Alive;
 use super::transport::Shared;
@@ -54,14 +54,14 @@ impl LinkService {
     }
 
     /// The gate's answer to a hello.
-    fn admit(&self, hello: Option<Hello>, remote: SocketAddr) -> Result<Result<(NodeId, Bytes), Refused>, Status> {
+    fn admit(&self, hello: Option<Hello>, caller: &Caller) -> Result<Result<(NodeId, Bytes), Refused>, Status> {
         let counters = &self.shared.counters;
         let Some(hello) = hello else {
             one(&counters.inbound_hellos_missing);
             return Err(Status::invalid_argument("the first message has no hello"));
         };
         let answer = if hello.version == LINK_VERSION {
-            self.shared.gate.admit(&hello.payload, remote)
+            self.identify(&hello.payload, caller).and_then(|()| self.shared.gate.admit(&hello.payload, caller.remote))
         } else {
             let text = format!(
                 "version {} of the protocol between peers is not spoken here, only {LINK_VERSION}",
@@ -71,9 +71,26 @@ impl LinkService {
         };
         if let Err(refused) = &answer {
             one(&counters.inbound_hellos_refused);
-            tracing::debug!(%remote, code = refused.code, reason = refused.text, "hello refused");
+            tracing::debug!(remote = %caller.remote, code = refused.code, reason = refused.text, "hello refused");
         }
         Ok(answer)
+    }
+
+    /// Whether a hello comes from the instance that the certificate names.
+    fn identify(&self, hello: &[u8], caller: &Caller) -> Result<(), Refused> {
+        let proven = match &caller.proof {
+            Proof::Plaintext => return Ok(()),
+            Proof::None => {
+                return Err(Refused::new(Refused::IDENTITY, "peers have to show a certificate of this fleet"));
+            }
+            Proof::Instance(label) => label,
+        };
+        let label = self.shared.gate.label_of(hello)?;
+        if label == **proven {
+            return Ok(());
+        }
+        let text = format!("the hello says it is instance {label}, and the certificate is that of {proven}");
+        Err(Refused::new(Refused::IDENTITY, text))
     }
 }
 
@@ -82,11 +99,11 @@ impl Link for LinkService {
     type LinkStream = ReceiverStream<Result<LinkReply, Status>>;
 
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let mut requests = request.into_inner();
         let first = self.first(&mut requests).await?;
         let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
-        match self.admit(first.hello, remote)? {
+        match self.admit(first.hello, &caller)? {
             Ok((from, payload)) => {
                 say_hello(&replies, HelloReply { accepted: true, payload, ..HelloReply::default() })?;
                 self.open(from, requests, replies)?;
@@ -197,10 +214,10 @@ impl LinkService {
         &self,
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<SnapshotReply>, Status> {
-        let remote = remote(&request)?;
+        let caller = caller(&request)?;
         let mut parts = request.into_inner();
         let header = self.first(&mut parts).await?.header.ok_or_else(|| Status::invalid_argument("no header"))?;
-        let from = match self.admit(header.hello.clone(), remote)? {
+        let from = match self.admit(header.hello.clone(), &caller)? {
             Ok((from, _)) => from,
             Err(refused) => return Ok(snapshot_reply(Err(refused))),
         };
@@ -236,8 +253,9 @@ impl LinkService {
     }
 }
 
-fn remote<M>(request: &Request<M>) -> Result<SocketAddr, Status> {
-    request.remote_addr().ok_or_else(|| Status::internal("the server does not say where its clients come from"))
+fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("the server does not say who its clients are"))
 }
 
 fn say_hello(replies: &mpsc::Sender<Result<LinkReply, Status>>, hello: HelloReply) -> Result<(), Status> {

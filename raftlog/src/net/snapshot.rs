@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::connect::{ConnectError, connect};
+use super::connect::{ConnectError, Connection, connect};
 use super::counters::{add, one};
 use super::directory::Peer;
 use super::gate::Refused;
@@ -95,7 +95,7 @@ async fn send_to(shared: &Arc<Shared>, peer: &Peer, meta: Bytes, body: Bytes) ->
     let hello = Some(Hello { version: LINK_VERSION, payload: shared.gate.hello(&peer.address) });
     let header = SnapshotHeader { hello, meta, total_bytes: body.len() as u64, crc32c };
 
-    let channel = connect(options, &peer.address).await.map_err(|error| match error {
+    let Connection { channel, .. } = connect(options, &peer.address).await.map_err(|error| match error {
         ConnectError::NobodyListens => SnapshotSendError::NobodyListens,
         other => SnapshotSendError::NoConnection(other.to_string()),
     })?;

@@ -18,7 +18,9 @@ use crate::NodeId;
 
 mod limits;
 mod links;
+mod memory;
 mod snapshots;
+mod tls;
 
 /// Nothing here takes as long, however busy the machine.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,7 +40,7 @@ struct Node {
 /// Lets everybody in whose hello is an id, unless told otherwise.
 struct TestGate {
     id: NodeId,
-    network: Network,
+    network: Subnet,
     refuse_hello: Mutex<Option<Refused>>,
     refuse_reply: Mutex<Option<Refused>>,
     refuse_snapshot: Mutex<Option<Refused>>,
@@ -59,6 +61,11 @@ impl Gate for TestGate {
             Some(refused) => Err(refused.clone()),
             None => Ok((NodeId(from), self.hello_bytes())),
         }
+    }
+
+    fn label_of(&self, hello: &[u8]) -> Result<String, Refused> {
+        let id = u64::from_be_bytes(hello.try_into().map_err(|_| Refused::new(1, "not a hello"))?);
+        Ok(format!("n{id}"))
     }
 
     fn accepted(&self, _to: &PeerAddress, reply: &[u8]) -> Result<NodeId, Refused> {
@@ -83,7 +90,7 @@ impl TestGate {
         let (snapshots, arrived) = sync_channel(16);
         TestGate {
             id,
-            network: Network::mine(),
+            network: Subnet::mine(),
             refuse_hello: Mutex::default(),
             refuse_reply: Mutex::default(),
             refuse_snapshot: Mutex::default(),
@@ -145,17 +152,17 @@ fn options() -> Options {
 
 /// The addresses of a test: a port that one of its nodes leaves is not taken by the nodes of another.
 #[derive(Clone, Copy)]
-struct Network([u8; 2]);
+struct Subnet([u8; 2]);
 
-impl Network {
+impl Subnet {
     /// That of the test that this thread runs.
-    fn mine() -> Network {
+    fn mine() -> Subnet {
         static NETWORKS: AtomicU16 = AtomicU16::new(0);
         thread_local! {
-            static MINE: Network = {
+            static MINE: Subnet = {
                 let processes = 230 + u8::try_from(std::process::id() % 20).unwrap();
                 let tests = 1 + u8::try_from(NETWORKS.fetch_add(1, Ordering::Relaxed) % 250).unwrap();
-                Network([processes, tests])
+                Subnet([processes, tests])
             };
         }
         MINE.with(|network| *network)
@@ -169,7 +176,7 @@ impl Network {
 
 /// The address of node `id` of this test.
 fn ip(id: u64) -> IpAddr {
-    Network::mine().ip(id)
+    Subnet::mine().ip(id)
 }
 
 impl Node {
@@ -204,11 +211,22 @@ impl Node {
     ) -> Node {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options = Options { local_address: Some(ip(id)), ..options };
+        let (listener, address) = match &options.network {
+            Network::Tcp => {
+                let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+                let address = listener.local_addr().unwrap();
+                (Listener::from(listener), address)
+            }
+            Network::Memory(network) => {
+                (network.listen(&address.ip().to_string(), address.port()).unwrap().into(), address)
+            }
+        };
         let gate = Arc::new(TestGate::new(NodeId(id)));
         let transport = Transport::start(options.clone(), runtime.handle().clone(), gate.clone(), inbox);
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let incoming = Incoming::new(listener, CONNECTIONS_MAX, silence, transport.counters());
+        let incoming = {
+            let _entered = runtime.enter();
+            transport.incoming(listener, CONNECTIONS_MAX, silence)
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let router = server(&options).add_service(transport.service());
         let serving = runtime.spawn(async move {

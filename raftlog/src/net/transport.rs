@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -10,12 +11,15 @@ use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
 use super::body::Room;
+use super::connect::Connector;
 use super::counters::{Counters, one};
 use super::dialer;
 use super::directory::{Directory, Peer, wait_until_set};
 use super::gate::{Gate, Inbox, PeerAddress};
 use super::generated::link_server::LinkServer;
 use super::inbound::Inbound;
+use super::incoming::Incoming;
+use super::network::Listener;
 use super::options::{
     CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Options,
     PEERS_MAX, RESET_STREAMS_MAX, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
@@ -106,9 +110,22 @@ impl Transport {
     }
 
     /// The service that peers dial, to be mounted on the owner's gRPC server (see [`server`] and
-    /// [`Incoming`](super::Incoming) for its limits).
+    /// [`Transport::incoming`] for its limits).
     pub fn service(&self) -> LinkServer<LinkService> {
         LinkServer::new(LinkService::new(self.shared.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The connections of `listener`, for the owner's gRPC server: at most `connections_max` at a time, each with a
+    /// [`Caller`](super::Caller) as an extension of its requests. Those that do not begin to speak within `patience` are
+    /// closed. Called and polled within a tokio runtime.
+    pub fn incoming(&self, listener: impl Into<Listener>, connections_max: usize, patience: Duration) -> Incoming {
+        let tls = self.shared.options.tls.clone();
+        Incoming::new(listener.into(), connections_max, patience, self.counters(), tls)
+    }
+
+    /// Opens connections to peers' ports for other services than this one.
+    pub fn connector(&self) -> Connector {
+        Connector::new(self.shared.options.clone())
     }
 
     /// Makes these the peers: dials the new ones, closes the links, both ways, of those that are gone, and leaves the

@@ -1,7 +1,7 @@
 //! The asking side: opens a relayed connection at a peer.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -9,6 +9,7 @@ use std::{
 
 use ahash::AHashMap;
 use flow::{BackendId, PoolSpec};
+use raftlog::net::Connector;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -29,7 +30,7 @@ use crate::traffic::{
 
 /// Opens relayed connections; keeps as many channels to each peer as they need.
 pub struct Caller {
-    own: IpAddr,
+    connector: Connector,
     channels: Mutex<AHashMap<SocketAddr, Vec<Lane>>>,
 }
 
@@ -75,10 +76,10 @@ pub enum CallError {
 }
 
 impl Caller {
-    /// Calls from `own`.
+    /// Calls through `connector`.
     #[must_use]
-    pub fn new(own: IpAddr) -> Self {
-        Self { own, channels: Mutex::default() }
+    pub fn new(connector: Connector) -> Self {
+        Self { connector, channels: Mutex::default() }
     }
 
     /// Asks `peer` for a connection to `backend`.
@@ -128,7 +129,7 @@ impl Caller {
         if lanes.len() >= limits::RELAY_CHANNELS_PER_PEER_MAX {
             return Err(CallError::Full);
         }
-        let lane = Lane::new(self.own, peer)?;
+        let lane = Lane::new(self.connector.clone(), peer)?;
         let seat = Arc::clone(&lane.seats).try_acquire_owned().map_err(|_none| CallError::Full)?;
         let channel = lane.channel.clone();
         lanes.push(lane);
@@ -137,18 +138,15 @@ impl Caller {
 }
 
 impl Lane {
-    fn new(own: IpAddr, peer: SocketAddr) -> Result<Self, CallError> {
-        let mut endpoint = Endpoint::from_shared(format!("http://{peer}"))?
+    fn new(connector: Connector, peer: SocketAddr) -> Result<Self, CallError> {
+        let endpoint = Endpoint::from_shared(format!("http://{peer}"))?
             .connect_timeout(limits::RELAY_CONNECT_MAX)
             .http2_keep_alive_interval(limits::RELAY_PING)
             .keep_alive_timeout(limits::RELAY_PING)
             .initial_stream_window_size(limits::RELAY_STREAM_WINDOW)
-            .initial_connection_window_size(limits::RELAY_CHANNEL_WINDOW)
-            .tcp_nodelay(true);
-        if own.is_ipv4() == peer.is_ipv4() && !own.is_unspecified() {
-            endpoint = endpoint.local_address(Some(own));
-        }
-        Ok(Self { channel: endpoint.connect_lazy(), seats: Arc::new(Semaphore::new(limits::RELAYS_PER_CHANNEL)) })
+            .initial_connection_window_size(limits::RELAY_CHANNEL_WINDOW);
+        let channel = endpoint.connect_with_connector_lazy(connector);
+        Ok(Self { channel, seats: Arc::new(Semaphore::new(limits::RELAYS_PER_CHANNEL)) })
     }
 
     fn is_free(&self) -> bool {

@@ -4,6 +4,7 @@ use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use flow::BackendId;
 use prometheus::IntGauge;
+use raftlog::net::Caller;
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -63,6 +64,9 @@ impl<C: Chooser> Relay for RelayService<C> {
     type OpenStream = Frames;
 
     async fn open(&self, request: Request<Streaming<RelayFrame>>) -> Result<Response<Frames>, Status> {
+        if request.extensions().get::<Caller>().is_some_and(|caller| !caller.is_trusted()) {
+            return Err(Status::permission_denied("only instances of this fleet may ask for connections"));
+        }
         let mut inbound = request.into_inner();
         let asked = match timeout(limits::RELAY_CONNECT_MAX, inbound.message()).await {
             Ok(first) => first?.and_then(|first| first.frame),

@@ -19,6 +19,7 @@ use std::{
 
 use flow::{BackendId, Balance, Bind, Commit, Epoch, HealthKind, HealthSpec, OnIsolation, PinKey, PoolSpec, Protocol};
 use prometheus::Registry;
+use raftlog::net::Connector;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -163,6 +164,11 @@ fn pool(name: &str, protocol: Protocol) -> PoolSpec {
     }
 }
 
+/// Opens connections to peers from `own`.
+fn connector(own: IpAddr) -> Connector {
+    Connector::plain(Some(own))
+}
+
 /// An instance's data path, with what it needs.
 struct Instance {
     traffic: Traffic<Script>,
@@ -180,7 +186,13 @@ impl Instance {
         let own = own.parse().unwrap();
         let (sender, receiver) = watch::channel(Arc::new(pools));
         let registry = Registry::new();
-        let traffic = Traffic::start(Config { own, workers: 2, limits }, script.clone(), receiver, &registry).unwrap();
+        let traffic = Traffic::start(
+            Config { own, workers: 2, limits, peers: connector(own) },
+            script.clone(),
+            receiver,
+            &registry,
+        )
+        .unwrap();
         Self { traffic, pools: sender, registry, own }
     }
 

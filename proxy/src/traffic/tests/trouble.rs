@@ -47,7 +47,7 @@ async fn open(caller: &Caller, peer: &Peer, address: SocketAddr) -> Carried {
 async fn more_connections_than_a_channel_has_streams_go_through_a_peer() {
     let backend = Backend::start().await.echo();
     let peer = Peer::start("127.63.1.4", "s1", Some(backend)).await;
-    let caller = Caller::new("127.63.1.5".parse().unwrap());
+    let caller = Caller::new(connector("127.63.1.5".parse().unwrap()));
     let mut carried = Vec::new();
     for _ in 0..2 * limits::RELAYS_PER_CHANNEL + 1 {
         carried.push(open(&caller, &peer, backend).await);
@@ -122,7 +122,7 @@ async fn a_pool_that_a_worker_cannot_accept_for_says_so_and_listens_again() {
     let errors = metrics.accept_errors.clone();
     let backend = Backend::start().await;
     let chooser = Script::choosing("s1", backend.address);
-    let shared = Arc::new(Shared { chooser, own, caller: Caller::new(own), metrics });
+    let shared = Arc::new(Shared { chooser, own, caller: Caller::new(connector(own)), metrics });
     let (_draining, drains) = watch::channel(false);
     let fronts = vec![Front::new(&shared, Limits::default(), drains)];
     let (status, mut listeners) = watch::channel(Listeners::default());

@@ -4,6 +4,7 @@
 //! directory of its own; all of it is gone at the end, also when the test panics.
 
 mod backend;
+mod certificates;
 mod days;
 mod disk;
 mod fleet;
