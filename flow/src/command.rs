@@ -6,6 +6,7 @@ use crate::{
     plant::{self, Plant},
     pool::{PoolSpec, ServerSpec},
     sessions::SessionRefusal,
+    tuning::Tuning,
 };
 
 /// A command of group 0.
@@ -75,6 +76,8 @@ pub enum ControlCommand {
     OpenSession(Option<SessionOwner>),
     /// Closes a session; one that is not there is closed already.
     CloseSession(SessionId),
+    /// Settings of the log; none: every instance goes by its configuration again.
+    Tune(Option<Tuning>),
     /// A command that is carried out once, however often its request comes: again, it gets the outcome it got before.
     Once {
         /// Which request of which session.

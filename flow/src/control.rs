@@ -14,6 +14,7 @@ use crate::{
     plant::{self, Plant},
     pool::{PoolSpec, ServerSpec, ServerState},
     sessions::Sessions,
+    tuning::Tuning,
 };
 
 /// The state of group 0. A clone is cheap and is what readers and snapshots look at.
@@ -35,6 +36,7 @@ pub struct ControlTable {
     pub(crate) kv: imbl::OrdMap<String, KvEntry>,
     /// What all keys and values come to.
     pub(crate) kv_bytes: usize,
+    pub(crate) tuning: Option<Tuning>,
     pub(crate) sessions: Box<Sessions>,
 }
 
@@ -191,6 +193,12 @@ impl ControlTable {
         self.kv.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
+    /// Settings of the log; none: each instance goes by its configuration.
+    #[must_use]
+    pub fn tuning(&self) -> Option<Tuning> {
+        self.tuning
+    }
+
     /// The sessions of clients.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
@@ -253,12 +261,21 @@ impl ControlTable {
                 Ok(())
             }
             ControlCommand::Once { request, command } => return self.once(index, request, command),
+            ControlCommand::Tune(tuning) => self.tune(*tuning),
             ControlCommand::Tick => Ok(()),
         };
         match changed {
             Ok(()) => ControlOutcome::Done { revision: index, epoch: self.epoch },
             Err(outcome) => outcome,
         }
+    }
+
+    fn tune(&mut self, tuning: Option<Tuning>) -> Result<(), ControlOutcome> {
+        if let Some(Err(text)) = tuning.as_ref().map(Tuning::check) {
+            return Err(invalid(text));
+        }
+        self.tuning = tuning;
+        Ok(())
     }
 
     fn open_session(&mut self, index: Revision, owner: Option<SessionOwner>) -> ControlOutcome {

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod health;
 pub mod pick;
 pub mod tally;
+pub mod tuning;
 pub mod view;
 
 pub mod plant;
@@ -31,4 +32,5 @@ pub use pool::{
     Balance, Bind, Commit, HealthKind, HealthSpec, OnIsolation, PoolSpec, Protocol, ServerSpec, ServerState,
 };
 pub use sessions::SessionRefusal;
+pub use tuning::{Detector, Tuning};
 pub use view::{Answer, GroupView, Lease};

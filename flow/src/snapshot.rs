@@ -181,6 +181,9 @@ impl ControlTable {
             let value = entry.value.to_vec();
             put(ControlKind::Kv(KvRow { key: key.clone(), value, revision: entry.revision.0 }))?;
         }
+        if let Some(tuning) = &self.tuning {
+            put(ControlKind::Tuning(tuning.into()))?;
+        }
         if !plant::on(Plant::SessionsNotInSnapshot) {
             self.sessions.each_row(put)?;
         }
@@ -250,6 +253,10 @@ impl ControlTable {
                     return Err(SnapshotError::TooMany("keys and values"));
                 }
                 self.kv.insert(row.key, KvEntry { value: row.value.into(), revision: Revision(row.revision) });
+            }
+            ControlKind::Tuning(row) => {
+                reader.ordered(self.tuning.is_none(), "the settings")?;
+                self.tuning = Some(row.try_into().map_err(bad)?);
             }
             ControlKind::Session(row) => self.sessions.take_session(row, self.applied, reader)?,
             ControlKind::Outcome(row) => self.sessions.take_outcome(row, reader)?,

@@ -14,6 +14,7 @@ use crate::{
     command::{ControlCommand, EpochCopy, Pin, PinCommand, Request, ServerChange, SessionOwner, Standing},
     health::View,
     ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PinKey, PoolId, Revision, SessionId},
+    tuning::{Detector, Tuning},
 };
 
 /// The bytes are no command of this version.
@@ -61,7 +62,7 @@ impl PinCommand {
 
 #[derive(Clone, PartialEq, Message)]
 struct ControlMessage {
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     command: Option<ControlKind>,
 }
 
@@ -97,6 +98,8 @@ enum ControlKind {
     CloseSession(u64),
     #[prost(message, tag = "15")]
     Once(OnceMessage),
+    #[prost(message, tag = "16")]
+    Tune(TuneMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -315,6 +318,7 @@ impl From<&ControlCommand> for ControlKind {
             }
             ControlCommand::CloseSession(id) => Self::CloseSession(id.0),
             ControlCommand::Once { request, command } => Self::Once(request.message(command.encode())),
+            ControlCommand::Tune(tuning) => Self::Tune(TuneMessage { tuning: tuning.as_ref().map(Into::into) }),
             ControlCommand::Tick => Self::Tick(Empty {}),
         }
     }
@@ -353,6 +357,7 @@ impl TryFrom<ControlKind> for ControlCommand {
             ControlKind::OpenSession(open) => Self::OpenSession(open.owner.map(Into::into)),
             ControlKind::CloseSession(id) => Self::CloseSession(SessionId(id)),
             ControlKind::Once(once) => Self::Once { request: once.request(), command: Box::new(once.command()?) },
+            ControlKind::Tune(tune) => Self::Tune(tune.tuning.map(TryInto::try_into).transpose()?),
             ControlKind::Tick(_) => Self::Tick,
         })
     }
@@ -368,6 +373,54 @@ impl Request {
     fn message(&self, command: Vec<u8>) -> OnceMessage {
         let Self { session, sequence, answered_below } = *self;
         OnceMessage { session: session.0, sequence, answered_below, command }
+    }
+}
+
+/// Settings of the log, also as a row of a snapshot.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TuningMessage {
+    #[prost(uint32, tag = "1")]
+    heartbeat_ms: u32,
+    #[prost(uint32, tag = "2")]
+    election_ms: u32,
+    #[prost(uint32, optional, tag = "3")]
+    phi_tenths: Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    fixed_ms: Option<u32>,
+    #[prost(bool, tag = "5")]
+    spread: bool,
+    #[prost(uint32, tag = "6")]
+    shuffle_ms: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TuneMessage {
+    #[prost(message, optional, tag = "1")]
+    tuning: Option<TuningMessage>,
+}
+
+impl From<&Tuning> for TuningMessage {
+    fn from(tuning: &Tuning) -> Self {
+        let Tuning { heartbeat_ms, election_ms, detector, spread, shuffle_ms } = *tuning;
+        let (phi_tenths, fixed_ms) = match detector {
+            Detector::Phi(tenths) => (Some(tenths), None),
+            Detector::Fixed(ms) => (None, Some(ms)),
+        };
+        Self { heartbeat_ms, election_ms, phi_tenths, fixed_ms, spread, shuffle_ms }
+    }
+}
+
+impl TryFrom<TuningMessage> for Tuning {
+    type Error = WireError;
+
+    fn try_from(message: TuningMessage) -> Result<Self, WireError> {
+        let detector = match (message.phi_tenths, message.fixed_ms) {
+            (Some(tenths), None) => Detector::Phi(tenths),
+            (None, Some(ms)) => Detector::Fixed(ms),
+            _ => return Err(WireError::Field("detector")),
+        };
+        let TuningMessage { heartbeat_ms, election_ms, spread, shuffle_ms, .. } = message;
+        Ok(Self { heartbeat_ms, election_ms, detector, spread, shuffle_ms })
     }
 }
 

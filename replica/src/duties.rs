@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 
 use flow::{
-    BackendId, ControlCommand, InstanceId, LogTime, Lookup, OnIsolation, PinCommand, PinKey, PinTable, View,
+    BackendId, ControlCommand, Detector, InstanceId, LogTime, Lookup, OnIsolation, PinCommand, PinKey, PinTable, View,
     plant::{self, Plant},
     tally::tally,
 };
 use raftlog::{
     GroupId, NodeId,
-    driver::{MemberChange, Rejection, Role},
+    driver::{DetectorKind, MemberChange, Rejection, Role, TICK_MS, Tuning},
 };
 
 use crate::{
@@ -88,6 +88,7 @@ impl Replica {
                 self.outputs.push(Output::OtherLease { configured_ms, fleet_ms });
             }
         }
+        self.driver.tune(self.tuning());
         self.votes_due_ms = 0;
         if new_epoch {
             // A backend that comes back under the same name and address is looked at anew.
@@ -95,6 +96,25 @@ impl Replica {
             self.views.retain(|backend, _| table.backend(*backend).is_some());
             self.choosing.wake_all();
             self.rebuild_slots();
+        }
+    }
+
+    /// The driver's settings: the committed ones, or those of the configuration.
+    fn tuning(&self) -> Tuning {
+        let configured = &self.config.driver.tuning;
+        let Some(tuning) = self.control.table.tuning() else { return configured.clone() };
+        let ticks = |ms: u32| (u64::from(ms) / TICK_MS).max(1) as usize;
+        let election_ticks = ticks(tuning.election_ms);
+        Tuning {
+            heartbeat_ticks: ticks(tuning.heartbeat_ms),
+            election_ticks,
+            jitter_ticks: election_ticks * 2 / 3,
+            detector: match tuning.detector {
+                Detector::Phi(threshold_tenths) => DetectorKind::Phi { threshold_tenths },
+                Detector::Fixed(ms) => DetectorKind::Fixed { timeout_ms: u64::from(ms) },
+            },
+            spread: tuning.spread,
+            shuffle_ticks: u64::from(tuning.shuffle_ms) / TICK_MS,
         }
     }
 
@@ -174,7 +194,7 @@ impl Replica {
         let place = group.0 as usize;
         if let Some(context) = self.books[place].proof_in_flight() {
             let at = self.duties.get(&Duty::Prove(group)).copied();
-            if at.is_some_and(|at| self.now_ms >= at + PROOF_TIMEOUT_MS) {
+            if at.is_some_and(|at| self.now_ms >= at + LEASE_PROOF_TIMEOUT_MS) {
                 self.books[place].give_up(context);
             }
         }
@@ -474,6 +494,10 @@ const DUTY_EVERY_MS: u64 = 100;
 
 /// Votes and verdicts are looked through after so long, though nothing changed: leases come and go.
 const VOTES_EVERY_MS: u64 = 100;
+
+/// A leader's own proof, which it asks its followers for with every heartbeat, is given up after so long: several of the
+/// longest round trips.
+const LEASE_PROOF_TIMEOUT_MS: u64 = 600;
 
 /// A proof without an answer is asked for again after so long.
 const PROOF_TIMEOUT_MS: u64 = 150;

@@ -108,6 +108,8 @@ pub enum Output {
         /// As committed at the fleet's birth, in milliseconds.
         fleet_ms: u64,
     },
+    /// An operator wants this instance to stop, as if by a signal.
+    Stop,
     /// This instance was removed from the fleet: it serves nothing any more.
     Removed,
     /// The members that were removed and that some group here still counts. The links to them stay, and so does their
@@ -184,6 +186,7 @@ impl fmt::Debug for Output {
             Self::Role(_) => "Role",
             Self::Broken { .. } => "Broken",
             Self::OtherLease { .. } => "OtherLease",
+            Self::Stop => "Stop",
             Self::Removed => "Removed",
             Self::Leaving(_) => "Leaving",
         })

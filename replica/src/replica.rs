@@ -305,6 +305,20 @@ impl Replica {
         }
     }
 
+    /// An operator wants that instance to stop: this one is told so at once, another by word, which may be lost. `false`:
+    /// it is no member.
+    pub fn ask_to_stop(&mut self, instance: InstanceId) -> bool {
+        let (me, to) = (self.config.driver.id, NodeId(instance.0));
+        if to == me {
+            self.outputs.push(Output::Stop);
+        } else if self.control.table.member(instance).is_some() {
+            self.driver.send_word(to, GroupId(0), Word::Stop.encode());
+        } else {
+            return false;
+        }
+        true
+    }
+
     /// The slot table that `Output::BuildSlots` asked for.
     pub fn slots_built(&mut self, pool: PoolId, members: &[(BackendId, u32)], table: SlotTable) {
         if let Some(slots) = self.slots.get_mut(&pool)
@@ -606,6 +620,11 @@ impl Replica {
             Some(Word::ProbeNow(backend)) => {
                 if self.control.table.backend(backend).is_some() {
                     self.outputs.push(Output::ProbeNow(backend));
+                }
+            }
+            Some(Word::Stop) => {
+                if self.is_member(from) {
+                    self.outputs.push(Output::Stop);
                 }
             }
             _ => self.counts.words_malformed += 1,

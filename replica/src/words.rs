@@ -15,6 +15,8 @@ pub enum Word {
     LeaseGrant(LeaseGrant),
     /// A connect to this backend failed: everybody look at once.
     ProbeNow(BackendId),
+    /// An operator wants this instance to stop.
+    Stop,
 }
 
 /// This far I have applied (and shown to my readers).
@@ -52,6 +54,7 @@ impl Word {
                 ..WordMessage::default()
             },
             Self::ProbeNow(backend) => WordMessage { probe: Some(backend.0), ..WordMessage::default() },
+            Self::Stop => WordMessage { stop: Some(true), ..WordMessage::default() },
         };
         message.encode_to_vec().into()
     }
@@ -65,6 +68,7 @@ impl Word {
                 Some(Self::LeaseGrant(LeaseGrant { life, asked_ms, lease_ms, log_time: LogTime(log_time) }))
             }
             WordMessage { probe: Some(backend), .. } => Some(Self::ProbeNow(BackendId(backend))),
+            WordMessage { stop: Some(true), .. } => Some(Self::Stop),
             _ => None,
         }
     }
@@ -78,6 +82,8 @@ struct WordMessage {
     grant: Option<Grant>,
     #[prost(fixed64, optional, tag = "3")]
     probe: Option<u64>,
+    #[prost(bool, optional, tag = "4")]
+    stop: Option<bool>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -112,6 +118,7 @@ mod tests {
             Word::LeaseAsk(LeaseAsk { life: 9, applied: 7, asked_ms: 1 }),
             Word::LeaseGrant(LeaseGrant { life: 9, asked_ms: 1, lease_ms: 1000, log_time: LogTime(5) }),
             Word::ProbeNow(BackendId(9)),
+            Word::Stop,
         ] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }

@@ -2,7 +2,9 @@
 
 use prost::Message;
 
-use crate::wire::{AddressMessage, BirthMessage, OwnerMessage, PinRowMessage, PoolMessage, PoolTtlMessage};
+use crate::wire::{
+    AddressMessage, BirthMessage, OwnerMessage, PinRowMessage, PoolMessage, PoolTtlMessage, TuningMessage,
+};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PinRow {
@@ -53,7 +55,7 @@ pub(super) struct BackendRow {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ControlRow {
-    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15")]
+    #[prost(oneof = "ControlKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15")]
     pub row: Option<ControlKind>,
 }
 
@@ -80,6 +82,8 @@ pub(super) enum ControlKind {
     /// An outcome of the session before it.
     #[prost(message, tag = "10")]
     Outcome(OutcomeRow),
+    #[prost(message, tag = "11")]
+    Tuning(TuningMessage),
     /// The last row: how many there are before it.
     #[prost(uint64, tag = "15")]
     End(u64),

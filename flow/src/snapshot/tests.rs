@@ -85,6 +85,9 @@ fn a_control_table_comes_back_with_its_digest() {
     assert_eq!((copy.digest(), copy.encode().unwrap()), (table.digest(), table.encode().unwrap()));
     assert_eq!(copy.verdict(backend).view, View::Up);
     assert_eq!(copy.kv("k"), table.kv("k"));
+    let detector = crate::tuning::Detector::Fixed(900);
+    let tuning = crate::tuning::Tuning { heartbeat_ms: 60, election_ms: 400, detector, spread: false, shuffle_ms: 0 };
+    table.apply(Revision(49), LogTime(49), &ControlCommand::Tune(Some(tuning)));
     table.apply(Revision(50), LogTime(50), &ControlCommand::Tick);
     assert_ne!(copy.digest(), table.digest());
 }

@@ -38,6 +38,9 @@ fn control_commands() -> Vec<ControlCommand> {
         ControlCommand::CloseSession(SessionId(7)),
         once(ControlCommand::KvDelete { key: "k".to_owned(), if_revision: None }),
         once(ControlCommand::Tick),
+        ControlCommand::Tune(None),
+        ControlCommand::Tune(Some(tuning(Detector::Phi(80)))),
+        ControlCommand::Tune(Some(tuning(Detector::Fixed(700)))),
         ControlCommand::Tick,
     ]
 }
@@ -60,6 +63,10 @@ fn pin_commands() -> Vec<PinCommand> {
         PinCommand::Settle(Revision(9)),
         PinCommand::Tick,
     ]
+}
+
+fn tuning(detector: Detector) -> Tuning {
+    Tuning { heartbeat_ms: 50, election_ms: 300, detector, spread: true, shuffle_ms: 100 }
 }
 
 #[test]

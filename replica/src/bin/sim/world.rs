@@ -523,6 +523,9 @@ impl World {
             }
             // Who is let in is asked of the replica itself.
             Output::Leaving(_) => {}
+            Output::Stop => {
+                self.judge.blame(format!("{} is told to stop, and nobody asked", self.machines[node].label))
+            }
             Output::Removed => self.say(|| format!("{} was removed", self.machines[node].label)),
         }
     }
