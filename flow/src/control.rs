@@ -10,7 +10,7 @@ use crate::{
         Birth, ControlCommand, ControlOutcome, EpochCopy, MemberAddress, Request, ServerChange, SessionOwner, Standing,
     },
     health::View,
-    ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision, SessionId},
+    ids::{BackendId, Epoch, FleetId, Incarnation, InstanceId, LogTime, PoolId, Revision, SessionId},
     plant::{self, Plant},
     pool::{PoolSpec, ServerSpec, ServerState},
     sessions::Sessions,
@@ -268,6 +268,25 @@ impl ControlTable {
             Ok(()) => ControlOutcome::Done { revision: index, epoch: self.epoch },
             Err(outcome) => outcome,
         }
+    }
+
+    /// Makes this the table of another fleet, of these members, that begins with all that was there: what hangs on the old
+    /// members (votes, sessions, lives) is left behind. For restoring a backup.
+    ///
+    /// Nothing is done where the old fleet was not born yet.
+    pub fn become_fleet(&mut self, fleet: FleetId, founders: &[(InstanceId, MemberAddress)]) {
+        let Some(birth) = &self.birth else { return };
+        let mut birth = Birth::clone(birth);
+        (birth.fleet, birth.founders) = (fleet, founders.to_vec());
+        self.birth = Some(Arc::new(birth));
+        let member = |(id, address): &(InstanceId, MemberAddress)| {
+            (*id, Arc::new(Member { address: address.clone(), incarnation: None, voter: true }))
+        };
+        self.members = founders.iter().map(member).collect();
+        self.next_instance = founders.iter().map(|(id, _)| id.0 + 1).max().unwrap_or(1);
+        self.departed = imbl::OrdMap::new();
+        self.votes = imbl::OrdMap::new();
+        self.sessions = Box::default();
     }
 
     fn tune(&mut self, tuning: Option<Tuning>) -> Result<(), ControlOutcome> {

@@ -3,6 +3,7 @@
 //! [`Replica`] applies the log to the tables, answers choices, keeps and grants leases, counts votes, settles moves.
 //! It has no clock, no socket, no disk and no thread: the instance's threads and the simulator drive the same code.
 
+pub mod backup;
 pub mod birth;
 mod choosing;
 mod duties;
@@ -19,4 +20,4 @@ mod words;
 pub use birth::{Admission, Admitted, Birthing, Decision, Founding, Hello, Identity, Known, Refused, Reply};
 pub use output::{Answered, Chosen, GroupRole, Output, Refusal, SubmitError, Submitted, Ticket};
 pub use replica::{Replica, ReplicaConfig, ReplicaCounts, StartError, group_of};
-pub use tables::{GroupState, RestoreError};
+pub use tables::{ControlState, GroupState, PinState, RestoreError};

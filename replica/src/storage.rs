@@ -291,7 +291,7 @@ pub(crate) const FIRST: (Index, Term) = (Index(1), Term(1));
 const IDENTITY: &str = "identity";
 const KNOWN: &str = "known-peers";
 /// There from the moment the log is.
-const LOG_BEGUN: &str = "log-begun";
+pub(crate) const LOG_BEGUN: &str = "log-begun";
 
 #[cfg(test)]
 mod tests;

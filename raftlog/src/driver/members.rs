@@ -34,8 +34,14 @@ impl Members {
     /// The meta of a group's first state: these voters, at log time 0.
     #[must_use]
     pub fn founders(voters: &[NodeId]) -> Bytes {
+        Self::founders_at(voters, 0)
+    }
+
+    /// The meta of a state that a group begins with, at log time `time_ms`: these voters.
+    #[must_use]
+    pub fn founders_at(voters: &[NodeId], time_ms: u64) -> Bytes {
         let voters = voters.iter().map(|id| id.0).collect();
-        encode_meta(&ConfState { voters, ..ConfState::default() }, 0)
+        encode_meta(&ConfState { voters, ..ConfState::default() }, time_ms)
     }
 
     /// Whether `id` is counted in any way.

@@ -1,0 +1,347 @@
+//! Backups: the tables of all groups as one stream, and data directories made of them.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | `rocibak\n` |
+//! | 4 | format version, 1 |
+//! | 4 | length of the head, at most 1 MiB |
+//! | 4 | CRC-32C of the head |
+//! | length | the head: a protobuf message, [`Head`] |
+//! | then each group, in order: | |
+//! | 4, 4, length | a piece of its snapshot (`flow::snapshot`): length (1 to 262 144), CRC-32C, bytes; again and again |
+//! | 4 | 0: the group ends |
+//!
+//! Numbers are big-endian. Each group is as it was at one moment; the moments of two groups may lie milliseconds apart, as
+//! they may on an instance that just starts.
+
+use std::{
+    collections::BTreeMap,
+    hash::Hasher,
+    io::{self, Read, Write},
+    sync::Arc,
+};
+
+use flow::{FleetId, Incarnation, InstanceId, LogTime};
+use prost::Message;
+use raftlog::{
+    GroupId, Index, NodeId, Record, Term,
+    disk::Disk,
+    driver::Members,
+    types::State,
+    wal::{SnapshotStore, Wal, WalError, WalOptions, log_exists, save_small},
+};
+
+use crate::{
+    birth::{Founding, Identity},
+    storage::{LOG_BEGUN, load_identity, save_identity, store_snapshot},
+    tables::{ControlState, GroupState, PinState},
+};
+
+/// What a backup says of itself.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Head {
+    /// The fleet's name.
+    #[prost(string, tag = "1")]
+    pub fleet_name: String,
+    /// The fleet's identity, 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub fleet: Vec<u8>,
+    /// How many groups follow, group 0 included.
+    #[prost(uint32, tag = "3")]
+    pub groups: u32,
+    /// The instance that it was taken of.
+    #[prost(string, tag = "4")]
+    pub instance: String,
+    /// When, in seconds since 1970 by that instance's clock.
+    #[prost(uint64, tag = "5")]
+    pub taken_at: u64,
+}
+
+/// A backup that was read.
+#[derive(Debug)]
+pub struct Backup {
+    /// What it says of itself.
+    pub head: Head,
+    /// All groups.
+    pub states: BTreeMap<GroupId, GroupState>,
+}
+
+/// Why a backup cannot be read or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file cannot be read.
+    #[error("it cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// It is something else, or damaged.
+    #[error("{0}")]
+    Unusable(String),
+    /// The directory has something already.
+    #[error("the data directory is not empty: it holds the data of instance {0}. Restore into an empty one")]
+    NotEmpty(String),
+    /// The configuration does not fit.
+    #[error("{0}")]
+    Founding(String),
+    /// The directory cannot be written.
+    #[error(transparent)]
+    Storage(#[from] WalError),
+}
+
+impl Head {
+    /// The fleet's identity.
+    #[must_use]
+    pub fn fleet_id(&self) -> Option<FleetId> {
+        self.fleet.as_slice().try_into().ok().map(|bytes| FleetId(u128::from_be_bytes(bytes)))
+    }
+}
+
+/// Writes a backup of `states`, group 0 first.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(out: &mut dyn Write, head: &Head, states: &[Arc<dyn State>]) -> io::Result<()> {
+    let encoded = head.encode_to_vec();
+    out.write_all(MAGIC)?;
+    out.write_all(&VERSION.to_be_bytes())?;
+    out.write_all(&(encoded.len() as u32).to_be_bytes())?;
+    out.write_all(&crc32c::crc32c(&encoded).to_be_bytes())?;
+    out.write_all(&encoded)?;
+    for state in states {
+        let mut pieces = Pieces { out, piece: Vec::with_capacity(PIECE_BYTES) };
+        state.write_to(&mut pieces)?;
+        pieces.end()?;
+    }
+    out.flush()
+}
+
+/// Reads a backup to its end and checks all of it.
+///
+/// # Errors
+/// If it is none, of another version, or damaged; says where.
+pub fn read(input: &mut dyn Read) -> Result<Backup, BackupError> {
+    let mut start = [0; 20];
+    input.read_exact(&mut start).map_err(|error| unusable(&format!("it is no backup: {error}")))?;
+    let number = |at: usize| start[at..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    if start[..8] != *MAGIC {
+        return Err(unusable("it is no backup of a fleet"));
+    }
+    if number(8) != VERSION {
+        return Err(unusable(&format!("it is a backup of format {}, and this version reads {VERSION}", number(8))));
+    }
+    let length = number(12) as usize;
+    if length > HEAD_BYTES_MAX {
+        return Err(unusable("its head is too long"));
+    }
+    let mut encoded = vec![0; length];
+    input.read_exact(&mut encoded)?;
+    if crc32c::crc32c(&encoded) != number(16) {
+        return Err(unusable("its head is damaged"));
+    }
+    let head = Head::decode(encoded.as_slice()).map_err(|error| unusable(&format!("its head: {error}")))?;
+    if head.groups == 0 || head.groups > GROUPS_MAX {
+        return Err(unusable(&format!("it says that it has {} groups", head.groups)));
+    }
+    let mut states = BTreeMap::new();
+    for group in (0..head.groups).map(GroupId) {
+        let mut pieces = PieceReader { input, piece: Vec::new(), given: 0, ended: false };
+        let state = GroupState::read_from(group, &mut pieces);
+        let state = state.map_err(|error| unusable(&format!("group {group}: {error}")))?;
+        io::copy(&mut pieces, &mut io::sink()).map_err(|error| unusable(&format!("group {group}: {error}")))?;
+        states.insert(group, state);
+    }
+    if input.read(&mut [0])? != 0 {
+        return Err(unusable("it goes on after its last group"));
+    }
+    Ok(Backup { head, states })
+}
+
+/// Makes an empty directory that of instance `label` of a new fleet, which begins with all that the backup has. All
+/// instances of the configuration are restored from the same backup; they are a fleet of their own, with an identity of
+/// its own, so that none of the old one's can mix with it.
+///
+/// # Errors
+/// If the directory is not empty, the configuration does not fit, or something cannot be written.
+pub fn restore(
+    disk: &Arc<dyn Disk>,
+    founding: &Founding,
+    label: &str,
+    incarnation: Incarnation,
+    backup: Backup,
+) -> Result<Identity, BackupError> {
+    if let Some(old) = load_identity(disk.as_ref())? {
+        return Err(BackupError::NotEmpty(old.label));
+    }
+    if log_exists(disk.as_ref())? {
+        return Err(BackupError::NotEmpty("nobody knows whose".to_owned()));
+    }
+    let Some(id) = founding.id_of(label) else {
+        return Err(BackupError::Founding(format!("the configuration has no instance {label}")));
+    };
+    let pin_groups = backup.head.groups - 1;
+    let founders = founding.founders();
+    let fleet = successor(&backup.head, founding);
+    let ids: Vec<InstanceId> = founders.iter().map(|(id, _)| *id).collect();
+    let voters: Vec<NodeId> = ids.iter().map(|id| NodeId(id.0)).collect();
+    let snapshots = SnapshotStore::open(Arc::clone(disk))?;
+    let mut records = Vec::new();
+    for (group, mut state) in backup.states {
+        if let GroupState::Control(table) = &mut state {
+            table.become_fleet(fleet, &founders);
+        }
+        // An index as high as the backup's: revisions in the tables are indexes.
+        let (index, term) = (Index(state.applied().0), RESTORED_TERM);
+        let meta = Members::founders_at(&voters, state.time().0);
+        store_snapshot(&snapshots, (group, index, term), &meta, state.view().as_ref())?;
+        records.push(Record::Snapshot { group, index, term });
+    }
+    let (mut wal, _) = Wal::open(Arc::clone(disk), WalOptions::default())?;
+    wal.append(&records, true)?;
+    wal.seal()?;
+    save_small(disk.as_ref(), LOG_BEGUN, &[])?;
+    let identity = Identity {
+        fleet_name: founding.fleet_name.clone(),
+        label: label.to_owned(),
+        incarnation,
+        id: Some(id),
+        fleet: Some(fleet),
+        pin_groups,
+        founders: ids,
+    };
+    // Last: a directory without it is not begun with.
+    save_identity(disk.as_ref(), &identity)?;
+    Ok(identity)
+}
+
+/// The identity of the fleet that a backup is restored to: the same for all its instances.
+fn successor(head: &Head, founding: &Founding) -> FleetId {
+    let half = |salt: u8| {
+        let mut hasher = siphasher::sip::SipHasher24::new_with_key(b"rocinante-restor");
+        hasher.write_u8(salt);
+        hasher.write(&head.encode_to_vec());
+        hasher.write_u64(founding.hash());
+        u128::from(hasher.finish())
+    };
+    FleetId(half(0) << 64 | half(1))
+}
+
+impl GroupState {
+    /// Log time as of its last entry.
+    #[must_use]
+    pub fn time(&self) -> LogTime {
+        match self {
+            Self::Control(table) => table.time(),
+            Self::Pins(state) => state.0.time(),
+        }
+    }
+
+    fn view(self) -> Box<dyn State> {
+        match self {
+            Self::Control(table) => Box::new(ControlState(*table)),
+            Self::Pins(state) => Box::new(PinState(state.0)),
+        }
+    }
+}
+
+/// Cuts a group's bytes into checked pieces.
+struct Pieces<'a> {
+    out: &'a mut dyn Write,
+    piece: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    fn send(&mut self) -> io::Result<()> {
+        if !self.piece.is_empty() {
+            self.out.write_all(&(self.piece.len() as u32).to_be_bytes())?;
+            self.out.write_all(&crc32c::crc32c(&self.piece).to_be_bytes())?;
+            self.out.write_all(&self.piece)?;
+            self.piece.clear();
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        self.send()?;
+        self.out.write_all(&[0; 4])
+    }
+}
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE_BYTES - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads the pieces of one group.
+struct PieceReader<'a> {
+    input: &'a mut dyn Read,
+    piece: Vec<u8>,
+    given: usize,
+    ended: bool,
+}
+
+impl PieceReader<'_> {
+    fn next(&mut self) -> io::Result<()> {
+        let mut number = [0; 4];
+        self.input.read_exact(&mut number)?;
+        let length = u32::from_be_bytes(number) as usize;
+        self.given = 0;
+        self.piece.clear();
+        if length == 0 {
+            self.ended = true;
+            return Ok(());
+        }
+        if length > PIECE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a piece of {length} bytes")));
+        }
+        self.input.read_exact(&mut number)?;
+        self.piece.resize(length, 0);
+        self.input.read_exact(&mut self.piece)?;
+        if crc32c::crc32c(&self.piece) != u32::from_be_bytes(number) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a damaged piece"));
+        }
+        Ok(())
+    }
+}
+
+impl Read for PieceReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.given == self.piece.len() && !self.ended {
+            self.next()?;
+        }
+        let ready = &self.piece[self.given..];
+        let taken = ready.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&ready[..taken]);
+        self.given += taken;
+        Ok(taken)
+    }
+}
+
+fn unusable(text: &str) -> BackupError {
+    BackupError::Unusable(text.to_owned())
+}
+
+const MAGIC: &[u8; 8] = b"rocibak\n";
+const VERSION: u32 = 1;
+
+/// The term of a restored fleet's first state.
+const RESTORED_TERM: Term = Term(1);
+
+/// Most bytes of a piece.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Most bytes of the head.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// Most groups of a backup.
+const GROUPS_MAX: u32 = 65_536;
+
+#[cfg(test)]
+mod tests;
