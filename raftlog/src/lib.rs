@@ -2,6 +2,9 @@
 
 pub mod disk;
 pub mod driver;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod plant;

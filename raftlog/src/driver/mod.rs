@@ -13,6 +13,8 @@ mod config;
 mod detector;
 mod entry;
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod group;
 mod members;
 mod memlog;

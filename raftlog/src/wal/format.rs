@@ -155,7 +155,7 @@ impl FrameHeader {
     }
 }
 
-fn frame_checksum(salt: u64, offset: u64, fields: &[u8]) -> u32 {
+pub(super) fn frame_checksum(salt: u64, offset: u64, fields: &[u8]) -> u32 {
     let place = crc32c::crc32c_append(crc32c::crc32c(&salt.to_be_bytes()), &offset.to_be_bytes());
     crc32c::crc32c_append(place, fields)
 }

@@ -41,9 +41,15 @@ struct Run {
 /// The segment of entries that a checkpoint mentions and no file holds any more.
 const NOWHERE: u64 = 0;
 
+/// Indexes and numbers of rounds lie below this: at a million a second that many take 290 000 years.
+pub(super) const NUMBER_MAX: u64 = 1 << 63;
+
 impl GroupLog {
     /// The state that a checkpoint at the head of the oldest segment describes.
-    pub fn from_checkpoint(hard: HardState, snapshot: (Index, Term), last: Index) -> GroupLog {
+    pub fn from_checkpoint(hard: HardState, snapshot: (Index, Term), last: Index) -> Result<GroupLog, String> {
+        if snapshot.0.0.max(last.0) >= NUMBER_MAX {
+            return Err(format!("a checkpoint of a log from {} to {last}", snapshot.0));
+        }
         let mut log = GroupLog { hard, snapshot, runs: VecDeque::new() };
         if last > snapshot.0 {
             log.runs.push_back(Run {
@@ -54,7 +60,7 @@ impl GroupLog {
                 bytes: 0,
             });
         }
-        log
+        Ok(log)
     }
 
     /// The last index, that of the snapshot where there is no entry.
@@ -64,6 +70,9 @@ impl GroupLog {
 
     /// Takes up an entry; cuts the log there first.
     pub fn entry(&mut self, index: Index, term: Term, bytes: u64, segment: u64) -> Result<(), String> {
+        if index.0 >= NUMBER_MAX {
+            return Err(format!("entry {index} lies beyond any log"));
+        }
         if index <= self.snapshot.0 {
             return Err(format!("entry {index} lies within the snapshot at {}", self.snapshot.0));
         }
@@ -96,6 +105,9 @@ impl GroupLog {
 
     /// Takes up a snapshot marker.
     pub fn snapshot(&mut self, index: Index, term: Term, rest: Rest) -> Result<(), String> {
+        if index.0 >= NUMBER_MAX {
+            return Err(format!("a snapshot at {index} lies beyond any log"));
+        }
         match rest {
             Rest::Dead => self.runs.clear(),
             Rest::Kept if index > self.last() || index < self.snapshot.0 => {

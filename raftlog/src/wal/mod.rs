@@ -7,6 +7,8 @@
 
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod groups;
 mod positions;
 mod read;

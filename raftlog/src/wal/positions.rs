@@ -51,7 +51,7 @@ impl Positions {
 
     /// Forgets the entries up to this index.
     pub fn drop_through(&mut self, index: u64) {
-        let dead = index.saturating_add(1).saturating_sub(self.first).min(self.places.len() as u64);
+        let dead = (index + 1).saturating_sub(self.first).min(self.places.len() as u64);
         self.places.drain(..dead as usize);
         self.first += dead;
         self.fit();

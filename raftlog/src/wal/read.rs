@@ -53,7 +53,7 @@ impl Wal {
         }
         let mut positions = vec![start];
         let mut bytes = start.record_bytes();
-        for index in first.saturating_add(1)..to.min(last.saturating_add(1)) {
+        for index in first + 1..to.min(last + 1) {
             let position = places.at(index)?;
             bytes += position.record_bytes();
             // Entries of other groups that lie in between are read along, up to a point.

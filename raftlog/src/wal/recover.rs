@@ -9,7 +9,7 @@ use super::format::{
     FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, HeaderFault, Item, Rest, SEGMENT_HEADER_BYTES, SegmentHeader,
     VERSION, segment_name, segment_sequence,
 };
-use super::groups::{GroupLog, HardState};
+use super::groups::{GroupLog, HardState, NUMBER_MAX};
 use super::positions::{Position, Positions};
 use super::{GROUPS_MAX, SEGMENT_FILE_BYTES_MAX, io_error};
 use crate::disk::{Disk, STAGED_SUFFIX, read_whole};
@@ -225,6 +225,12 @@ impl Replay {
     /// Takes up the frames of a segment; an error is damage at that offset.
     fn segment(&mut self, segment: &Segment<'_>) -> Result<Reached, (usize, String)> {
         let Segment { bytes, header, limit, .. } = segment;
+        // No first frame ends before its own header does, and numbers never come near their end.
+        if header.checkpoint_end < (SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES) as u64
+            || header.first_round >= NUMBER_MAX
+        {
+            return Err((0, "the segment header makes no sense under a good checksum".into()));
+        }
         let mut round = header.first_round;
         let mut durable = usize::try_from(header.checkpoint_end).unwrap_or(usize::MAX);
         let mut offset = SEGMENT_HEADER_BYTES;
@@ -301,7 +307,7 @@ impl Replay {
         last: Index,
     ) -> Result<(), String> {
         if segment.is_oldest {
-            let log = GroupLog::from_checkpoint(state, snapshot, last);
+            let log = GroupLog::from_checkpoint(state, snapshot, last)?;
             self.groups.insert(group, Replayed { log, ..Replayed::default() });
             return Ok(());
         }

@@ -139,7 +139,7 @@ impl Header {
 }
 
 /// Over a chunk's number and its bytes, so that no chunk passes for another one.
-pub(super) fn chunk_checksum(number: u64, chunk: &[u8]) -> u32 {
+pub fn chunk_checksum(number: u64, chunk: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&number.to_be_bytes()), chunk)
 }
 
@@ -151,3 +151,34 @@ const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const CHECKSUM_BYTES: usize = 4;
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
+
+/// Makes the head of a snapshot file fit this snapshot and its own checksums, as far as its bytes are there: for
+/// fuzzing.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn repair_head(bytes: &mut [u8], group: GroupId, index: Index, term: Term) {
+    let length = bytes.len();
+    let Some((head, rest)) = bytes.split_first_chunk_mut::<HEADER_BYTES>() else { return };
+    let mut reader = Reader(&head[40..]);
+    let (body_bytes, meta_bytes) = (reader.u64().unwrap_or(0), reader.u32().unwrap_or(0));
+    let meta = rest.get(..meta_bytes as usize).unwrap_or_default();
+    let header =
+        Header { place: Place { group, index, term }, body_bytes, meta_bytes, meta_checksum: crc32c::crc32c(meta) };
+    let fits = meta_bytes as usize <= META_BYTES_MAX && body_bytes <= length as u64;
+    if fits {
+        *head = header.encode();
+    }
+}
+
+/// The number and the place of each chunk that the header promises and the file has, checksums included: for fuzzing.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn chunk_places(bytes: &[u8]) -> Vec<(u64, std::ops::Range<usize>)> {
+    let Some(Ok(header)) = bytes.first_chunk().map(Header::decode) else { return Vec::new() };
+    let from = (header.body_offset() as usize).min(bytes.len());
+    let mut places = Vec::new();
+    let mut offset = from;
+    for (number, chunk) in (0..).zip(bytes[from..].chunks(CHECKSUM_BYTES + CHUNK_BYTES)) {
+        places.push((number, offset..offset + chunk.len()));
+        offset += chunk.len();
+    }
+    places
+}

@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use format::{PREFIX, Place};
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) use format::{chunk_checksum, chunk_places, repair_head};
 
 use super::error::WalError;
 use super::io_error;
