@@ -5,6 +5,8 @@ pub mod driver;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod plant;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod types;
 pub mod wal;
 

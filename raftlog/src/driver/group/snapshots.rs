@@ -14,6 +14,7 @@ use crate::{
         config::{Counters, DriverConfig},
         members::encode_meta,
     },
+    plant::{self, Plant},
     types::{Index, Record, State, Term},
 };
 
@@ -74,6 +75,9 @@ impl Group {
         let meta = encode_meta(&log.members, self.applied_time_ms);
         self.taking = Some(Taking { snapshot });
         let (group, index, term) = (self.id, Index(index), Term(term));
+        if plant::on(Plant::MarkBeforeFile) {
+            self.taken = Some((index, term));
+        }
         actions.push(Action::StoreSnapshot { group, index, term, meta, state });
     }
 
@@ -83,7 +87,7 @@ impl Group {
         else {
             return;
         };
-        if !stored {
+        if !stored && !plant::on(Plant::UnstoredCounts) {
             self.no_snapshot_before_ms = now_ms + STORE_RETRY_MS;
             return;
         }
@@ -139,6 +143,9 @@ impl Group {
 
     /// How the sending of a snapshot ended.
     pub fn snapshot_sent(&mut self, to: crate::types::NodeId, arrived: bool) {
+        if !arrived && plant::on(Plant::LostSnapshotUnreported) {
+            return;
+        }
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(to.0, status);
     }
