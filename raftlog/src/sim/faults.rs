@@ -228,6 +228,7 @@ impl World {
             self.write_half(&mut process);
         }
         let seed = self.random.next();
+        self.forget(&process);
         let machine = &mut self.machines[node];
         machine.remains = Some(process.store.end(false));
         machine.disk.crash(seed);
@@ -253,6 +254,7 @@ impl World {
         if process.working && self.random.chance(600) {
             self.write_half(&mut process);
         }
+        self.forget(&process);
         let machine = &mut self.machines[node];
         machine.remains = Some(process.store.end(true));
         machine.disk.restart();
@@ -268,6 +270,7 @@ impl World {
         let Some(process) = self.machines[node].process.take() else { return };
         let power = self.random.chance(500);
         let seed = self.random.next();
+        self.forget(&process);
         let machine = &mut self.machines[node];
         machine.remains = Some(process.store.end(false));
         if power {
@@ -276,6 +279,15 @@ impl World {
             machine.disk.restart()
         }
         self.ended(node);
+    }
+
+    /// Before a process ends.
+    fn forget(&mut self, process: &super::node::Process) {
+        for (group, hosted) in (0..).map(GroupId).zip(&process.groups) {
+            if hosted.members.voters.len() == 1 {
+                self.judge.forget_unsaid(group, &process.store.given, &process.store.durable.borrow());
+            }
+        }
     }
 
     fn ended(&mut self, node: usize) {

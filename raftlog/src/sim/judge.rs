@@ -140,6 +140,18 @@ impl Judge {
         }
     }
 
+    /// The only voter of a group crashed: what it did not have on disk nobody else ever saw, and the same places of the
+    /// same term may hold something else next.
+    pub fn forget_unsaid(&mut self, group: GroupId, given: &Mirror, durable: &Mirror) {
+        let (_, last) = given.bounds(group);
+        let (_, on_disk) = durable.bounds(group);
+        for index in on_disk + 1..=last {
+            if let Some((term, _)) = given.entry(group, index) {
+                self.groups[group.0 as usize].entries.remove(&(index, term.0));
+            }
+        }
+    }
+
     /// Looks at a group of a replica after each step.
     pub fn look(&mut self, group: GroupId, look: &Look<'_>, before: &Glance, now: &Glance) {
         let id = look.id;

@@ -105,7 +105,10 @@ impl World {
         }
         let extra = |id: &&NodeId| !wanted.contains(*id);
         let stays = members.voters.iter().any(|id| wanted.contains(id));
-        let leaving = members.learners.iter().find(extra).or_else(|| members.voters.iter().find(extra));
+        // Those first that are lost: without them in it a quorum is easier to have.
+        let lost = members.voters.iter().filter(extra).find(|id| self.place(**id).is_none());
+        let leaving =
+            lost.or_else(|| members.learners.iter().find(extra)).or_else(|| members.voters.iter().find(extra));
         leaving.filter(|id| stays || members.learners.contains(*id)).map(|id| MemberChange::Remove(*id))
     }
 
@@ -121,23 +124,29 @@ impl World {
         }
     }
 
-    /// Whether a group does without a replica. Where one is left of two, that one must know of it for good.
+    /// Whether a group does without a replica, and all that are left know that for good: else one of them might ask it for
+    /// its vote after a crash.
     fn has_let_go(&self, group: GroupId, id: NodeId) -> bool {
         let members = self.judge.members(group);
         let since = self.judge.members_since(group);
-        let knows = |of: &NodeId| {
-            self.judge.disks.get(of).is_some_and(|disk| disk.borrow().hard_state(group).commit.0 >= since)
-        };
-        !members.has(id) && (members.voters.len() > 1 || members.voters.iter().all(knows))
+        let knows = |of: &NodeId| self.is_noted(group, *of, since);
+        !members.has(id) && members.voters.iter().all(knows)
     }
 
-    /// Whether every member of every group has a machine with its log on it.
+    /// Whether each group has three voters or more, all of which have their logs, and know of each other for good: so one
+    /// can be lost.
     pub fn is_whole(&self) -> bool {
         (0..self.setup.groups).map(GroupId).all(|group| {
-            let members = self.judge.members(group);
-            let mut all = members.voters.iter().chain(&members.learners).chain(&members.outgoing);
-            members.voters.len() >= 3 && all.all(|id| self.place(*id).is_some())
+            let (members, since) = (self.judge.members(group), self.judge.members_since(group));
+            let knows = |id: &NodeId| self.place(*id).is_some() && self.is_noted(group, *id, since);
+            let settled = members.learners.is_empty() && members.outgoing.is_empty();
+            settled && members.voters.len() >= 3 && members.voters == self.wanted && members.voters.iter().all(knows)
         })
+    }
+
+    /// Whether a replica has on disk that this index is committed.
+    fn is_noted(&self, group: GroupId, id: NodeId, index: u64) -> bool {
+        self.judge.disks.get(&id).is_some_and(|disk| disk.borrow().hard_state(group).commit.0 >= index)
     }
 
     /// A damaged log was refused: its replica is no more.

@@ -295,6 +295,11 @@ impl World {
         let damaged = std::mem::take(&mut machine.damaged);
         let found = match found {
             Ok(found) => found,
+            // Somebody makes room, and it is started again.
+            Err(Refusal::Files(WalError::NoSpace { .. })) => {
+                machine.damaged = damaged;
+                return self.after(FULL_RETRY_US, Event::Start { node });
+            }
             Err(Refusal::Files(error)) if damaged => return self.lose(node, &error),
             Err(Refusal::Files(error)) => return self.judge.blame(format!("{id} does not start: {error}")),
             Err(Refusal::Wrong(text)) => return self.judge.blame(format!("{id} does not start: {text}")),
