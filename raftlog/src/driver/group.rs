@@ -57,6 +57,8 @@ pub struct Group {
     taken: Option<(Index, Term)>,
     /// A snapshot was asked for: taken once this index is applied, for it would let go of nothing before.
     snapshot_due: Option<u64>,
+    /// The one that was asked for last is to let go of all that it covers.
+    snapshot_of_all: bool,
     /// No snapshot is asked for before this time: the last one could not be stored.
     no_snapshot_before_ms: u64,
     /// Reads to be proven with the next drain, and those on their way by the first of each batch.
@@ -184,6 +186,7 @@ impl Group {
             taking: None,
             taken: None,
             snapshot_due: None,
+            snapshot_of_all: false,
             no_snapshot_before_ms: 0,
             reads: Vec::new(),
             batches: VecDeque::new(),

@@ -14,7 +14,7 @@ use raft::{
 use crate::plant::{self, Plant};
 
 /// Invariants: `entries` are contiguous and the first has index `held_from`; those from `base_index + 1` to there are on
-/// disk, and their terms in `terms`.
+/// disk, and their terms in `terms`; none of those is marked.
 pub struct MemLog {
     pub hard_state: HardState,
     pub members: ConfState,
@@ -31,6 +31,8 @@ pub struct MemLog {
     bytes: u64,
     /// The first index in memory.
     held_from: u64,
+    /// Up to there the log on disk lets go of its entries: those can only be in memory.
+    marked: u64,
     /// The terms of what is only on disk: each with the first index that has it.
     terms: VecDeque<(u64, u64)>,
     /// About how many bytes are only on disk.
@@ -73,6 +75,7 @@ impl MemLog {
             entries: VecDeque::new(),
             bytes: 0,
             held_from: base_index + 1,
+            marked: base_index,
             terms: VecDeque::new(),
             disk_bytes: 0,
             sendable: None,
@@ -123,12 +126,17 @@ impl MemLog {
         }
     }
 
-    /// Lets go of entries in memory up to `through`, all of them on disk and applied, until no more than `budget` bytes
-    /// are left.
+    /// Lets go of entries in memory up to `through`, all of them applied, until no more than `budget` bytes are left. The
+    /// log on disk still has them, unless they are marked there as covered: those are gone for good.
     pub fn evict(&mut self, through: u64, budget: u64) {
         while self.bytes > budget
             && let Some(entry) = self.entries.front().filter(|entry| entry.index <= through)
         {
+            if entry.index <= self.marked {
+                let index = entry.index;
+                self.cut(index);
+                continue;
+            }
             if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
                 self.terms.push_back((entry.index, entry.term));
             }
@@ -138,6 +146,16 @@ impl MemLog {
             self.held_from += 1;
             self.entries.pop_front();
         }
+    }
+
+    /// The log on disk is told to let go of its entries up to `index`, or further if it was told so before: what is only
+    /// there is gone. Says up to where, and the term there.
+    pub fn mark(&mut self, index: u64) -> Result<(u64, u64)> {
+        let index = index.max(self.marked).max(self.base_index);
+        let term = self.term(index)?;
+        self.marked = index;
+        self.cut(index.min(self.held_from - 1));
+        Ok((index, term))
     }
 
     /// Forgets entries up to `index`.
@@ -205,6 +223,7 @@ impl MemLog {
         self.entries.clear();
         self.bytes = 0;
         self.held_from = metadata.index + 1;
+        self.marked = metadata.index;
         self.terms.clear();
         self.disk_bytes = 0;
         self.sendable = None;

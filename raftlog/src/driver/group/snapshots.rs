@@ -21,6 +21,8 @@ use crate::{
 /// A snapshot that the owner is storing.
 pub struct Taking {
     snapshot: Snapshot,
+    /// The log on disk is to let go of all that it covers, also of the tail.
+    of_all: bool,
 }
 
 impl Group {
@@ -49,6 +51,7 @@ impl Group {
         let useful = self.cut_through(applied, config) > log.base_index || due;
         if ((long || large) && useful) || due || log.wanted.get() {
             self.snapshot_due = None;
+            self.snapshot_of_all = due;
             actions.push(Action::Snapshot { group: self.id });
         }
     }
@@ -73,7 +76,7 @@ impl Group {
         // The state travels apart; the message itself carries its log time.
         snapshot.data = self.applied_time_ms.to_be_bytes().to_vec();
         let meta = encode_meta(&log.members, self.applied_time_ms);
-        self.taking = Some(Taking { snapshot });
+        self.taking = Some(Taking { snapshot, of_all: self.snapshot_of_all });
         let (group, index, term) = (self.id, Index(index), Term(term));
         if plant::on(Plant::MarkBeforeFile) {
             self.taken = Some((index, term));
@@ -83,7 +86,8 @@ impl Group {
 
     /// The owner has stored that snapshot, or could not.
     pub fn snapshot_stored(&mut self, index: u64, stored: bool, now_ms: u64, config: &DriverConfig) {
-        let Some(Taking { snapshot }) = self.taking.take_if(|taking| taking.snapshot.get_metadata().index == index)
+        let Some(Taking { snapshot, of_all }) =
+            self.taking.take_if(|taking| taking.snapshot.get_metadata().index == index)
         else {
             return;
         };
@@ -95,13 +99,18 @@ impl Group {
         if index < self.node.store().base_index {
             return;
         }
-        let term = snapshot.get_metadata().term;
-        self.taken = Some((Index(index), Term(term)));
         let through = self.cut_through(index, config);
         let log = self.node.mut_store();
         log.wanted.set(false);
         log.cut(through);
         log.sendable = Some(snapshot);
+        // What is kept for followers stays on disk as well: memory need not have room for it.
+        match log.mark(if of_all { index } else { through }) {
+            Ok((index, term)) => self.taken = Some((Index(index), Term(term))),
+            Err(error) => {
+                self.broken.get_or_insert(format!("the log has no entry to be marked as covered: {error}"));
+            }
+        }
     }
 
     /// Up to where the log may be cut behind a snapshot at `index`: what a follower needs that is loading an earlier one
@@ -118,7 +127,7 @@ impl Group {
         loading.filter(|pending| *pending > 0).fold(through, u64::min)
     }
 
-    /// Puts the mark of a stored snapshot into this round.
+    /// Puts the mark of a stored snapshot into this round. It may lie before the snapshot's index, never behind it.
     pub fn note_snapshot(&mut self, persist: &mut Persist, counters: &mut Counters) {
         let Some((index, term)) = self.taken.take() else { return };
         persist.records.push(Record::Snapshot { group: self.id, index, term });
