@@ -148,8 +148,13 @@ impl Group {
 
     fn handle_ready(&mut self, round: &mut Round<'_>) {
         let mut ready = self.node.ready();
-        let now = ready.take_messages();
+        let mut now = ready.take_messages();
         let mut after = ready.take_persisted_messages();
+        // An only voter leads without anybody's word: before its own disk knows of the term, a crash lets it lead in the
+        // same term again, with other entries than those that learners were sent.
+        if self.node.raft.prs().is_singleton() {
+            after.splice(..0, now.drain(..));
+        }
         let mut store = false;
         let mut restore = None;
         if !ready.snapshot().is_empty() {
