@@ -19,7 +19,11 @@ impl World {
             members.voters == self.wanted && members.learners.is_empty() && members.outgoing.is_empty()
         });
         let churn = self.weather.churn_per_mille;
-        if !self.is_calm() && (settled || self.random.chance(100)) && self.random.chance(churn) {
+        // Nobody lets a fleet shrink while one of its logs is lost, or may be.
+        let damaged = self.machines.iter().any(|machine| machine.damaged);
+        let whole = self.wanted.iter().all(|id| self.place(*id).is_some()) && !damaged;
+        let hasty = whole && self.counts.refused_logs == 0 && self.random.chance(100);
+        if !self.is_calm() && whole && (settled || hasty) && self.random.chance(churn) {
             self.want_others();
         }
         self.replace_lost();
