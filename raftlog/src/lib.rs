@@ -8,6 +8,8 @@ pub mod fuzz;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod plant;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod types;
 pub mod wal;
 

@@ -1,17 +1,18 @@
 //! One Raft group: the core of TiKV, its log, and what is on its way to the disk.
 
+mod glance;
 mod log_time;
 mod ready;
 mod snapshots;
 
-pub use self::ready::Round;
+pub use self::{glance::Glance, ready::Round};
 
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost011::Message as _;
 use raft::{
-    Config, INVALID_ID, RawNode, StateRole,
+    Config, INVALID_ID, RawNode, ReadOnlyOption, StateRole,
     eraftpb::{ConfState, Entry, HardState, Message, MessageType},
 };
 
@@ -27,7 +28,10 @@ use super::{
     random::Random,
     sound::{sound, timely},
 };
-use crate::types::{GroupId, Index, NodeId, Record, Term};
+use crate::{
+    plant::{self, Plant},
+    types::{GroupId, Index, NodeId, Record, Term},
+};
 
 pub struct Group {
     id: GroupId,
@@ -156,6 +160,11 @@ impl Group {
             max_committed_size_per_ready: APPLY_BYTES_MAX,
             check_quorum: true,
             pre_vote: true,
+            read_only_option: if plant::on(Plant::LeaseReads) {
+                ReadOnlyOption::LeaseBased
+            } else {
+                ReadOnlyOption::Safe
+            },
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());

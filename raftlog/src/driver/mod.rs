@@ -43,6 +43,7 @@ pub use self::{
     config::{Counters, DriverConfig, GroupStart, SnapshotStart, Tuning},
     detector::DetectorKind,
     frame::FRAME_BYTES_MAX,
+    group::Glance,
     members::{MemberChange, Members},
 };
 

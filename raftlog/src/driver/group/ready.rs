@@ -16,6 +16,7 @@ use crate::{
         frame::Item,
         memlog::entry_time,
     },
+    plant::{self, Plant},
     types::{Index, NodeId, Record, Term},
 };
 
@@ -69,6 +70,7 @@ impl Group {
     pub fn handle_log_read(&mut self, from: Index, stored: &[(Index, Term, Bytes)], counters: &mut Counters) {
         let decoded: Result<Vec<Entry>, _> =
             stored.iter().map(|(index, term, data)| decode_entry(self.id, *index, *term, data)).collect();
+        let decoded = if plant::on(Plant::WrongLogRead) { decoded.map(one_place_off) } else { decoded };
         let entries = match decoded {
             Ok(entries) => entries,
             Err(error) => {
@@ -97,7 +99,7 @@ impl Group {
         // A replica that leads no more must not have the core pass them on: their stamps are of its own clock.
         if self.leads() {
             let tokens: Vec<(NodeId, u64)> = entries.iter().filter_map(asked_by).collect();
-            if !self.append(entries) {
+            if !self.append(entries) || plant::on(Plant::RefusedYetAppended) {
                 self.refuse(tokens, Rejection::Overloaded, round);
             }
         } else {
@@ -139,14 +141,20 @@ impl Group {
     fn reads_proven(&mut self, first: u64, index: u64, actions: &mut Vec<Action>) {
         let Some(place) = self.batches.iter().position(|(known, _)| *known == first) else { return };
         let Some((_, batch)) = self.batches.remove(place) else { return };
+        let index = index - u64::from(plant::on(Plant::ReadBehind));
         let ready = |context| Action::ReadReady { group: self.id, context, index: Index(index) };
         actions.extend(batch.into_iter().map(ready));
     }
 
     fn handle_ready(&mut self, round: &mut Round<'_>) {
         let mut ready = self.node.ready();
-        let now = ready.take_messages();
-        let after = ready.take_persisted_messages();
+        let mut now = ready.take_messages();
+        let mut after = ready.take_persisted_messages();
+        // An only voter leads without anybody's word: before its own disk knows of the term, a crash lets it lead in the
+        // same term again, with other entries than those that learners were sent.
+        if self.node.raft.prs().is_singleton() {
+            after.splice(..0, now.drain(..));
+        }
         let mut store = false;
         let mut restore = None;
         if !ready.snapshot().is_empty() {
@@ -170,7 +178,8 @@ impl Group {
                 vote: (hard_state.vote != INVALID_ID).then_some(NodeId(hard_state.vote)),
                 commit: Index(hard_state.commit),
             });
-            round.persist.sync = true;
+            round.persist.sync |=
+                !ready.entries().is_empty() || restore.is_some() || !plant::on(Plant::SkippedHardState);
         }
         for read in ready.take_read_states() {
             if let Ok(context) = <[u8; 8]>::try_from(read.request_ctx.as_slice()) {
@@ -182,6 +191,11 @@ impl Group {
         self.node.advance_append_async(ready);
         for message in &now {
             round.outbox.add_message(self.id, message, round.counters);
+        }
+        if plant::on(Plant::AckBeforeFsync) {
+            for message in after.drain(..) {
+                round.outbox.add_message(self.id, &message, round.counters);
+            }
         }
         if store {
             let messages = after;
@@ -227,6 +241,9 @@ impl Group {
             });
         }
         round.counters.committed += applied.len() as u64;
+        if plant::on(Plant::AppliedTwice) && applied.len() > 2 {
+            round.actions.push(Action::Apply { group: self.id, entries: applied.clone() });
+        }
         round.actions.push(Action::Apply { group: self.id, entries: applied });
         self.node.advance_apply_to(last.index);
         self.node.mut_store().evict(last.index, round.memory_bytes);
@@ -254,6 +271,15 @@ impl Group {
             actions.push(Action::Role { group: self.id, role, term, leader });
         }
     }
+}
+
+/// A planted bug: each entry but the first is what the one before it should be.
+fn one_place_off(mut entries: Vec<Entry>) -> Vec<Entry> {
+    for place in 1..entries.len() {
+        let data = std::mem::take(&mut entries[place].data);
+        entries[place - 1].data = data;
+    }
+    entries
 }
 
 /// Who proposed an entry, and by which token.

@@ -14,6 +14,7 @@ use crate::{
         config::{Counters, DriverConfig},
         members::encode_meta,
     },
+    plant::{self, Plant},
     types::{Index, Record, State, Term},
 };
 
@@ -76,6 +77,9 @@ impl Group {
         let lets_go = self.snapshot_due.take_if(|due| *due <= applied || *due > self.node.store().last()).is_some();
         self.taking = Some(Taking { snapshot, lets_go });
         let (group, index, term) = (self.id, Index(index), Term(term));
+        if plant::on(Plant::MarkBeforeFile) {
+            self.cut = Some((index, term));
+        }
         actions.push(Action::StoreSnapshot { group, index, term, meta, state });
     }
 
@@ -93,7 +97,7 @@ impl Group {
         else {
             return;
         };
-        if !stored {
+        if !stored && !plant::on(Plant::UnstoredCounts) {
             self.no_snapshot_before_ms = now_ms + STORE_RETRY_MS;
             return;
         }
@@ -151,6 +155,9 @@ impl Group {
 
     /// How the sending of a snapshot ended.
     pub fn snapshot_sent(&mut self, to: crate::types::NodeId, arrived: bool) {
+        if !arrived && plant::on(Plant::LostSnapshotUnreported) {
+            return;
+        }
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(to.0, status);
     }
