@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftlog::NodeId;
-use raftlog::net::{Event, Gate, Inbox, Options, PeerAddress, Refused, Transport, server};
+use raftlog::net::{Event, Gate, Inbox, Options, PeerAddress, Refused, SnapshotOffer, SnapshotSink, Transport, server};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -142,7 +142,7 @@ impl Gate for Open {
         node(reply)
     }
 
-    fn snapshot(&self, _from: NodeId, _meta: Bytes, _body: Bytes) -> std::result::Result<(), Refused> {
+    fn receive(&self, _from: NodeId, _offer: SnapshotOffer) -> std::result::Result<Box<dyn SnapshotSink>, Refused> {
         Err(Refused::new(1, "no snapshots here"))
     }
 }

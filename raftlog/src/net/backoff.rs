@@ -1,5 +1,6 @@
-//! When to dial again.
+//! When to try again.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 /// The pauses of one dialler: none after a lost link, then doubling. Pure: time and chance come in as arguments.
@@ -37,6 +38,11 @@ impl Backoff {
         let half = bound / 2;
         half + half.mul_f64((chance >> 11) as f64 / (1u64 << 53) as f64)
     }
+}
+
+/// A number nobody can foresee, so that diallers do not move in step.
+pub(super) fn chance() -> u64 {
+    RandomState::new().hash_one(0u8)
 }
 
 #[cfg(test)]

@@ -78,17 +78,19 @@ counters! {
     handshakes_failed,
     /// Connections that could not be accepted.
     accepts_failed,
-    /// Snapshots that a peer installed.
+    /// Snapshots that a peer took.
     snapshots_sent,
     /// Snapshots that did not get there.
     snapshots_send_failed,
-    /// Bytes of bodies handed to a connection.
+    /// Times that a broken transfer to a peer went on where it was.
+    snapshots_resumed,
+    /// Bytes of snapshots handed to a connection.
     snapshot_bytes_sent,
-    /// Snapshots that were installed here.
+    /// Snapshots that were taken here.
     snapshots_received,
-    /// Snapshots that did not arrive whole or were not installed.
+    /// Transfers from peers that broke, or whose snapshot was not taken.
     snapshots_receive_failed,
-    /// Bytes of bodies that arrived and were checked.
+    /// Bytes of snapshots that arrived and were checked.
     snapshot_bytes_received,
 }
 

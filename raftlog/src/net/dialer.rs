@@ -1,6 +1,5 @@
 //! Keeps the link to one peer: dials, says hello, carries frames until the link is lost, and starts again.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, chance};
 use super::connect::{ConnectError, Connection, connect};
 use super::counters::one;
 use super::directory::Peer;
@@ -223,11 +222,6 @@ async fn say_hello(
     let first = replies.message().await?;
     let hello = first.and_then(|reply| reply.hello).ok_or_else(|| Status::invalid_argument("no hello in the reply"))?;
     Ok((hello, replies))
-}
-
-/// A number nobody can foresee, so that diallers do not move in step.
-fn chance() -> u64 {
-    RandomState::new().hash_one(0u8)
 }
 
 /// When news that the inbox did not take are offered again.

@@ -1,6 +1,7 @@
 //! What the owner of a transport gives it, and what it gets back.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -69,7 +70,7 @@ impl Refused {
     }
 }
 
-/// Says who may come in. Everything but [`Gate::snapshot`] is called on the runtime's threads and must not block.
+/// Says who may come in. Everything but [`Gate::receive`] is called on the runtime's threads and must not block.
 pub trait Gate: Send + Sync + 'static {
     /// What to say first to the peer at `to`, for a link as well as for a snapshot.
     fn hello(&self, to: &PeerAddress) -> Bytes;
@@ -85,8 +86,65 @@ pub trait Gate: Send + Sync + 'static {
     /// Judges the answer of the peer at `to`: who it is, or why we do not want to talk to it.
     fn accepted(&self, to: &PeerAddress, reply: &[u8]) -> Result<NodeId, Refused>;
 
-    /// Installs a snapshot that arrived whole and checked. Called on a thread that may block; one at a time per sender.
-    fn snapshot(&self, from: NodeId, meta: Bytes, body: Bytes) -> Result<(), Refused>;
+    /// Where a snapshot that `from` offers is to go, or why it is not wanted. Called, like all that it returns, on a
+    /// thread that may block; one at a time per sender.
+    fn receive(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused>;
+}
+
+/// A snapshot that a peer wants to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// What the sender's owner said of it.
+    pub meta: Bytes,
+    /// How long the file is.
+    pub total_bytes: u64,
+    /// The transfer: only what came under the same number, from the same peer, is part of the same file.
+    pub transfer: u64,
+}
+
+/// Takes the bytes of one snapshot file. Dropped without [`SnapshotSink::finish`], the transfer was broken off; whoever
+/// made it may keep what came, and say so when the transfer goes on.
+pub trait SnapshotSink: Send {
+    /// How many bytes are there already; the next one is wanted first.
+    fn have_bytes(&self) -> u64;
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// Why no more are wanted. The sender does not try again.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Refused>;
+
+    /// All bytes are there.
+    ///
+    /// # Errors
+    /// Why the file is not taken. The sender does not try again.
+    fn finish(self: Box<Self>) -> Result<(), Refused>;
+}
+
+/// A snapshot file to be sent. Read on threads that may block, from any offset and more than once.
+pub trait SnapshotSource: Send + Sync + 'static {
+    /// How long it is, in bytes. It does not change.
+    fn total_bytes(&self) -> u64;
+
+    /// Fills the buffer with what is at `offset`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or ends before.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// A small one, in memory.
+impl SnapshotSource for Bytes {
+    fn total_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let part = start.checked_add(buffer.len()).and_then(|end| self.get(start..end));
+        buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
 }
 
 /// What a transport has to say.

@@ -22,7 +22,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod backoff;
-mod body;
 mod connect;
 mod counters;
 mod dialer;
@@ -34,6 +33,7 @@ mod incoming;
 mod network;
 mod options;
 mod outbox;
+mod receive;
 mod service;
 mod snapshot;
 mod tasks;
@@ -45,7 +45,7 @@ mod tests;
 
 pub use connect::{Connector, Tapped};
 pub use counters::Counters;
-pub use gate::{Event, Gate, Inbox, PeerAddress, Refused};
+pub use gate::{Event, Gate, Inbox, PeerAddress, Refused, SnapshotOffer, SnapshotSink, SnapshotSource};
 pub use generated::link_server::LinkServer;
 pub use incoming::{Caller, GuardedStream, Incoming, Proof};
 pub use network::{Listener, MemoryListener, MemoryNetwork, Network};

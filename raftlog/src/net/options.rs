@@ -9,7 +9,7 @@ use super::network::Network;
 use super::tls::Tls;
 
 /// The version of link.proto that this code speaks.
-pub const LINK_VERSION: u32 = 1;
+pub const LINK_VERSION: u32 = 2;
 /// The largest frame that is sent or taken.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Waiting frames are merged into one message up to this size; a larger frame travels alone.
@@ -72,13 +72,17 @@ pub struct Options {
     pub inbound_links_max: usize,
     /// How many streams may be waiting for their hello.
     pub hellos_pending_max: usize,
-    /// How many bytes of snapshots may be in memory on their way in, all peers together.
-    pub snapshot_bytes_max: usize,
+    /// How long a snapshot that comes in may be, in bytes.
+    pub snapshot_bytes_max: u64,
+    /// How many snapshots may be on their way in at a time; each takes a thread, and memory for some chunks.
+    pub snapshots_inbound_max: usize,
+    /// How many times in a row a broken transfer is tried again without bringing anything new.
+    pub snapshot_tries_max: u32,
     /// How fast a snapshot may be sent; unlimited when absent.
     pub snapshot_bytes_per_second: Option<NonZeroU64>,
     /// How long a snapshot may stand still on its way, on either side.
     pub snapshot_idle_timeout: Duration,
-    /// How long the receiver may take to install a snapshot that has fully arrived.
+    /// How long the receiver may take to check a snapshot that has fully arrived.
     pub snapshot_install_timeout: Duration,
 }
 
@@ -100,7 +104,9 @@ impl Default for Options {
             queue_frames_max: 16 << 10,
             inbound_links_max: PEERS_MAX,
             hellos_pending_max: 64,
-            snapshot_bytes_max: 1 << 30,
+            snapshot_bytes_max: 64 << 30,
+            snapshots_inbound_max: 8,
+            snapshot_tries_max: 10,
             snapshot_bytes_per_second: None,
             snapshot_idle_timeout: Duration::from_secs(10),
             snapshot_install_timeout: Duration::from_secs(120),

@@ -9,7 +9,6 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::body::{Body, BodyError};
 use super::counters::{add, one};
 use super::gate::{Event, Refused};
 use super::generated::link_server::Link;
@@ -17,6 +16,7 @@ use super::generated::{Hello, HelloReply, LinkReply, LinkRequest, SnapshotPart, 
 use super::inbound::Ticket;
 use super::incoming::{Caller, Proof};
 use super::options::{BATCH_FRAMES_MAX, FRAME_BYTES_MAX, LINK_VERSION, REFUSAL_TEXT_CHARS_MAX};
+use super::receive;
 use super::tasks::Alive;
 use super::transport::Shared;
 use crate::NodeId;
@@ -97,6 +97,7 @@ impl LinkService {
 #[tonic::async_trait]
 impl Link for LinkService {
     type LinkStream = ReceiverStream<Result<LinkReply, Status>>;
+    type SnapshotStream = ReceiverStream<Result<SnapshotReply, Status>>;
 
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
         let caller = caller(&request)?;
@@ -115,17 +116,19 @@ impl Link for LinkService {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<SnapshotReply>, Status> {
-        let _alive = self.shared.tasks.enter();
-        let result = tokio::select! {
-            () = self.shared.closed() => Err(closing()),
-            result = self.receive_snapshot(request) => result,
-        };
-        match &result {
-            Ok(reply) if reply.get_ref().accepted => one(&self.shared.counters.snapshots_received),
-            Ok(_) | Err(_) => one(&self.shared.counters.snapshots_receive_failed),
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotPart>>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let caller = caller(&request)?;
+        let mut parts = request.into_inner();
+        let header = self.first(&mut parts).await?.header.ok_or_else(|| Status::invalid_argument("no header"))?;
+        let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
+        match self.admit(header.hello.clone(), &caller)? {
+            Ok((from, _)) => receive::start(&self.shared, from, header, parts, replies)?,
+            Err(refused) => receive::refuse(&self.shared, &replies, refused).await,
         }
-        result
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
@@ -209,48 +212,6 @@ impl LinkService {
         self.shared.directory.redial(from);
         Ok(())
     }
-
-    async fn receive_snapshot(
-        &self,
-        request: Request<Streaming<SnapshotPart>>,
-    ) -> Result<Response<SnapshotReply>, Status> {
-        let caller = caller(&request)?;
-        let mut parts = request.into_inner();
-        let header = self.first(&mut parts).await?.header.ok_or_else(|| Status::invalid_argument("no header"))?;
-        let from = match self.admit(header.hello.clone(), &caller)? {
-            Ok((from, _)) => from,
-            Err(refused) => return Ok(snapshot_reply(Err(refused))),
-        };
-        let Some(turn) = self.shared.inbound.snapshot_turn(from) else {
-            one(&self.shared.counters.inbound_shed);
-            return Err(Status::resource_exhausted("another snapshot of this sender is on its way"));
-        };
-        let body = Body::new(&header, self.shared.options.snapshot_bytes_max, self.shared.snapshot_room.clone());
-        let body = self.collect(body.map_err(status)?, &mut parts).await?;
-        let (bytes, held) = body.finish().map_err(status)?;
-        let gate = self.shared.gate.clone();
-        let alive = self.shared.tasks.enter();
-        let install = move || {
-            let installed = gate.snapshot(from, header.meta, bytes);
-            // Kept until here even if nobody waits for the answer any more.
-            drop((turn, held, alive));
-            installed
-        };
-        let installed = self.shared.runtime.spawn_blocking(install).await;
-        let installed = installed.map_err(|_| Status::internal("installing the snapshot failed"))?;
-        Ok(snapshot_reply(installed))
-    }
-
-    async fn collect(&self, mut body: Body, parts: &mut Streaming<SnapshotPart>) -> Result<Body, Status> {
-        while !body.is_whole() {
-            let next = timeout(self.shared.options.snapshot_idle_timeout, parts.message()).await;
-            let next = next.map_err(|_| Status::deadline_exceeded("the snapshot stands still"))??;
-            let Some(SnapshotPart { chunk: Some(chunk), .. }) = next else { break };
-            body.push(&chunk).map_err(status)?;
-            add(&self.shared.counters.snapshot_bytes_received, chunk.data.len());
-        }
-        Ok(body)
-    }
 }
 
 fn caller<M>(request: &Request<M>) -> Result<Caller, Status> {
@@ -263,28 +224,12 @@ fn say_hello(replies: &mpsc::Sender<Result<LinkReply, Status>>, hello: HelloRepl
     replies.try_send(Ok(reply)).map_err(|_| Status::internal("no room for the first reply"))
 }
 
-fn closing() -> Status {
+pub(super) fn closing() -> Status {
     Status::unavailable("this instance is closing its links")
 }
 
-fn snapshot_reply(installed: Result<(), Refused>) -> Response<SnapshotReply> {
-    Response::new(match installed {
-        Ok(()) => SnapshotReply { accepted: true, ..SnapshotReply::default() },
-        Err(refused) => SnapshotReply { accepted: false, code: refused.code, text: shortened(&refused.text) },
-    })
-}
-
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(REFUSAL_TEXT_CHARS_MAX).collect()
-}
-
-fn status(error: BodyError) -> Status {
-    let text = error.to_string();
-    match error {
-        BodyError::TooLarge { .. } | BodyError::NoRoom => Status::resource_exhausted(text),
-        BodyError::EmptyChunk | BodyError::TooLong => Status::invalid_argument(text),
-        BodyError::TooShort { .. } | BodyError::ChunkDamaged { .. } | BodyError::Damaged => Status::data_loss(text),
-    }
 }
 
 /// How many replies may wait for a peer that does not read.

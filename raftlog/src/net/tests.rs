@@ -1,5 +1,6 @@
 //! Whole transports on loopback: each node has a runtime of its own, so that dropping it is the death of a process.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -46,7 +47,11 @@ struct TestGate {
     refuse_snapshot: Mutex<Option<Refused>>,
     snapshots: SyncSender<(NodeId, Bytes, Bytes)>,
     arrived: Mutex<Receiver<(NodeId, Bytes, Bytes)>>,
-    installing: Barrier,
+    installing: Arc<Barrier>,
+    refuse_offer: Mutex<Option<Refused>>,
+    partials: Partials,
+    /// How many bytes a snapshot may have.
+    room: Mutex<usize>,
 }
 
 impl Gate for TestGate {
@@ -75,13 +80,69 @@ impl Gate for TestGate {
         }
     }
 
-    fn snapshot(&self, from: NodeId, meta: Bytes, body: Bytes) -> Result<(), Refused> {
-        self.installing.pass();
-        if let Some(refused) = &*self.refuse_snapshot.lock().unwrap() {
+    fn receive(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
+        if let Some(refused) = &*self.refuse_offer.lock().unwrap() {
             return Err(refused.clone());
         }
-        self.snapshots.send((from, meta, body)).unwrap();
+        let partial = self.partials.lock().unwrap().remove(&(from, offer.transfer)).unwrap_or_default();
+        let room = *self.room.lock().unwrap();
+        let sink = TestSink {
+            from,
+            offer,
+            bytes: partial,
+            room,
+            partials: self.partials.clone(),
+            refuse: self.refuse_snapshot.lock().unwrap().clone(),
+            installing: self.installing.clone(),
+            snapshots: self.snapshots.clone(),
+        };
+        Ok(Box::new(sink))
+    }
+}
+
+/// The bytes of transfers that broke.
+type Partials = Arc<Mutex<HashMap<(NodeId, u64), Vec<u8>>>>;
+
+/// Collects a snapshot in memory; what came of a broken transfer is kept.
+struct TestSink {
+    from: NodeId,
+    offer: SnapshotOffer,
+    bytes: Vec<u8>,
+    room: usize,
+    partials: Partials,
+    refuse: Option<Refused>,
+    installing: Arc<Barrier>,
+    snapshots: SyncSender<(NodeId, Bytes, Bytes)>,
+}
+
+impl SnapshotSink for TestSink {
+    fn have_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        if self.bytes.len() + bytes.len() > self.room {
+            return Err(Refused::new(28, "the disk is full"));
+        }
+        self.bytes.extend_from_slice(bytes);
         Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), Refused> {
+        self.installing.pass();
+        if let Some(refused) = self.refuse.take() {
+            return Err(refused);
+        }
+        let body = std::mem::take(&mut self.bytes).into();
+        self.snapshots.send((self.from, self.offer.meta.clone(), body)).unwrap();
+        Ok(())
+    }
+}
+
+impl Drop for TestSink {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.partials.lock().unwrap().insert((self.from, self.offer.transfer), bytes);
     }
 }
 
@@ -96,7 +157,10 @@ impl TestGate {
             refuse_snapshot: Mutex::default(),
             snapshots,
             arrived: Mutex::new(arrived),
-            installing: Barrier::default(),
+            installing: Arc::default(),
+            refuse_offer: Mutex::default(),
+            partials: Partials::default(),
+            room: Mutex::new(usize::MAX),
         }
     }
 

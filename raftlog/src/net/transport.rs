@@ -10,12 +10,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
-use super::body::Room;
 use super::connect::Connector;
 use super::counters::{Counters, one};
 use super::dialer;
 use super::directory::{Directory, Peer, wait_until_set};
-use super::gate::{Gate, Inbox, PeerAddress};
+use super::gate::{Gate, Inbox, PeerAddress, SnapshotSource};
 use super::generated::link_server::LinkServer;
 use super::inbound::Inbound;
 use super::incoming::Incoming;
@@ -46,7 +45,7 @@ pub(super) struct Shared {
     pub(super) directory: Directory,
     pub(super) inbound: Inbound,
     pub(super) hellos: Semaphore,
-    pub(super) snapshot_room: Room,
+    pub(super) snapshots_inbound: Arc<Semaphore>,
     pub(super) tasks: Tasks,
     closing: watch::Sender<bool>,
     /// Held while the peers change, so that a shutdown is the last change.
@@ -100,7 +99,7 @@ impl Transport {
             directory: Directory::default(),
             inbound: Inbound::default(),
             hellos: Semaphore::new(options.hellos_pending_max),
-            snapshot_room: Arc::new(Semaphore::new(options.snapshot_bytes_max.min(Semaphore::MAX_PERMITS))),
+            snapshots_inbound: Arc::new(Semaphore::new(options.snapshots_inbound_max.min(Semaphore::MAX_PERMITS))),
             tasks: Tasks::new(),
             closing: watch::Sender::new(false),
             changing: Mutex::new(()),
@@ -157,12 +156,18 @@ impl Transport {
         self.queue(self.shared.directory.by_label(label), frame)
     }
 
-    /// Sends a snapshot to the peer with this id, one at a time per peer; ready when the peer has installed it.
-    /// Callable from any thread. Dropping the handle does not stop it.
-    pub fn send_snapshot(&self, to: NodeId, meta: Bytes, body: Bytes) -> JoinHandle<Result<(), SnapshotSendError>> {
+    /// Sends a snapshot to the peer with this id, one at a time per peer; ready when the peer has taken it. A connection
+    /// that breaks is replaced, and the transfer goes on where it was. Callable from any thread. Dropping the handle does
+    /// not stop it.
+    pub fn send_snapshot(
+        &self,
+        to: NodeId,
+        meta: Bytes,
+        source: Arc<dyn SnapshotSource>,
+    ) -> JoinHandle<Result<(), SnapshotSendError>> {
         let alive = self.shared.tasks.enter();
         let peer = self.shared.directory.by_id(to);
-        let sending = snapshot::send(self.shared.clone(), peer, meta, body);
+        let sending = snapshot::send(self.shared.clone(), peer, meta, source);
         self.shared.runtime.spawn(async move {
             let result = sending.await;
             drop(alive);

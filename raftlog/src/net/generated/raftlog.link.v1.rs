@@ -51,20 +51,24 @@ pub struct SnapshotHeader {
     /// Who sends: the same hello as on a link.
     #[prost(message, optional, tag = "1")]
     pub hello: ::core::option::Option<Hello>,
+    /// What the receiver's owner needs to know of it.
     #[prost(bytes = "bytes", tag = "2")]
     pub meta: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "3")]
     pub total_bytes: u64,
-    /// CRC-32C of the whole body.
-    #[prost(fixed32, tag = "4")]
-    pub crc32c: u32,
+    /// A number that no other transfer of this sender has: a broken one goes on under the same.
+    #[prost(fixed64, tag = "4")]
+    pub transfer: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotChunk {
-    #[prost(bytes = "bytes", tag = "1")]
+    /// Where in the file it belongs.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    #[prost(bytes = "bytes", tag = "2")]
     pub data: ::prost::bytes::Bytes,
     /// CRC-32C of `data`.
-    #[prost(fixed32, tag = "2")]
+    #[prost(fixed32, tag = "3")]
     pub crc32c: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -75,6 +79,9 @@ pub struct SnapshotReply {
     pub code: u32,
     #[prost(string, tag = "3")]
     pub text: ::prost::alloc::string::String,
+    /// How much of the file is there. With the last reply: all of it, and it was taken.
+    #[prost(uint64, tag = "4")]
+    pub have_bytes: u64,
 }
 /// Generated client implementations.
 pub mod link_client {
@@ -192,11 +199,15 @@ pub mod link_client {
             req.extensions_mut().insert(GrpcMethod::new("raftlog.link.v1.Link", "Link"));
             self.inner.streaming(req, path, codec).await
         }
-        /// One snapshot body, on a connection of its own. The first part is `header` alone, the others are one `chunk` each.
+        /// One snapshot file, on a connection of its own. The first part is `header` alone; the first reply says how much of the
+        /// file is there already. The other parts are one `chunk` each, in order from there on; the last reply says how it ended.
         pub async fn snapshot(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::SnapshotPart>,
-        ) -> std::result::Result<tonic::Response<super::SnapshotReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SnapshotReply>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
@@ -212,7 +223,7 @@ pub mod link_client {
             let mut req = request.into_streaming_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("raftlog.link.v1.Link", "Snapshot"));
-            self.inner.client_streaming(req, path, codec).await
+            self.inner.streaming(req, path, codec).await
         }
     }
 }
@@ -241,11 +252,18 @@ pub mod link_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::LinkRequest>>,
         ) -> std::result::Result<tonic::Response<Self::LinkStream>, tonic::Status>;
-        /// One snapshot body, on a connection of its own. The first part is `header` alone, the others are one `chunk` each.
+        /// Server streaming response type for the Snapshot method.
+        type SnapshotStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SnapshotReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// One snapshot file, on a connection of its own. The first part is `header` alone; the first reply says how much of the
+        /// file is there already. The other parts are one `chunk` each, in order from there on; the last reply says how it ended.
         async fn snapshot(
             &self,
             request: tonic::Request<tonic::Streaming<super::SnapshotPart>>,
-        ) -> std::result::Result<tonic::Response<super::SnapshotReply>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<Self::SnapshotStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct LinkServer<T> {
@@ -370,13 +388,12 @@ pub mod link_server {
                 "/raftlog.link.v1.Link/Snapshot" => {
                     #[allow(non_camel_case_types)]
                     struct SnapshotSvc<T: Link>(pub Arc<T>);
-                    impl<
-                        T: Link,
-                    > tonic::server::ClientStreamingService<super::SnapshotPart>
+                    impl<T: Link> tonic::server::StreamingService<super::SnapshotPart>
                     for SnapshotSvc<T> {
                         type Response = super::SnapshotReply;
+                        type ResponseStream = T::SnapshotStream;
                         type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
+                            tonic::Response<Self::ResponseStream>,
                             tonic::Status,
                         >;
                         fn call(
@@ -409,7 +426,7 @@ pub mod link_server {
                                 max_decoding_message_size,
                                 max_encoding_message_size,
                             );
-                        let res = grpc.client_streaming(method, req).await;
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

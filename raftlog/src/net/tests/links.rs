@@ -195,7 +195,7 @@ fn no_task_is_left_after_a_shutdown() {
     let (mut one, mut two) = pair(1, 2);
     one.transport.set_peers(vec![two.peer_address(), PeerAddress::new("nobody", &ip(9).to_string(), 1)]).unwrap();
     check_alive(&one, &two);
-    let sent = one.transport.send_snapshot(two.id, Bytes::new(), Bytes::from_static(b"body"));
+    let sent = one.transport.send_snapshot(two.id, Bytes::new(), Arc::new(Bytes::from_static(b"body")));
     one.runtime().block_on(sent).unwrap().unwrap();
     one.shutdown();
     assert_eq!(one.transport.set_peers(vec![two.peer_address()]), Err(PeersError::Closed));

@@ -16,7 +16,7 @@ fn nodes_of_one_process_echo_die_and_come_back() {
     check_alive(&one, &two);
     check_alive(&two, &one);
     let body = Bytes::from(vec![7; 3 * SNAPSHOT_CHUNK_BYTES + 1]);
-    let sent = one.transport.send_snapshot(two.id, Bytes::from_static(b"meta"), body.clone());
+    let sent = one.transport.send_snapshot(two.id, Bytes::from_static(b"meta"), Arc::new(body.clone()));
     one.runtime().block_on(sent).unwrap().unwrap();
     assert_eq!(two.gate.arrived.lock().unwrap().recv_timeout(DEADLINE).unwrap().2, body);
 

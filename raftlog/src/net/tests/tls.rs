@@ -74,7 +74,7 @@ fn instances_of_a_fleet_talk_and_send_snapshots() {
     check_alive(&one, &two);
     check_alive(&two, &one);
     let body = Bytes::from(vec![1; 2 * SNAPSHOT_CHUNK_BYTES]);
-    let sent = one.transport.send_snapshot(two.id, Bytes::new(), body);
+    let sent = one.transport.send_snapshot(two.id, Bytes::new(), Arc::new(body));
     one.runtime().block_on(sent).unwrap().unwrap();
     assert_eq!(value(&two.counters().handshakes_failed), 0);
 }
