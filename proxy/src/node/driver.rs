@@ -270,7 +270,7 @@ impl Loop {
         let group = place.0;
         self.runtime.spawn(async move {
             let meta = snapshots::meta(place, &message);
-            let sent = match tokio::task::spawn_blocking(move || snapshots::read(&store, place)).await {
+            let sent = match tokio::task::spawn_blocking(move || snapshots::open(&store, place)).await {
                 Ok(Ok(file)) => match transport.send_snapshot(to, meta, file).await {
                     Ok(sent) => sent.map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -311,10 +311,18 @@ impl Loop {
         }
         match self.transport.set_peers(peers.clone()) {
             Ok(()) => {
+                self.forget_snapshots(table);
                 self.shared.keep_refusals(|label| peers.iter().any(|peer| &*peer.label == label));
                 self.peers = peers;
             }
             Err(error) => error!(%error, "the transport does not take the fleet's members"),
+        }
+    }
+
+    /// Who is no peer any more does not go on with what it was sending.
+    fn forget_snapshots(&self, table: &flow::ControlTable) {
+        for (id, _) in table.departed() {
+            self.doorkeeper.incoming.forget(NodeId(id.0));
         }
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use raftlog::{
     NodeId,
     disk::Disk,
-    net::{Event, Gate, Inbox, PeerAddress, Refused},
+    net::{Event, Gate, Inbox, PeerAddress, Refused, SnapshotOffer, SnapshotSink},
 };
 use replica::{
     Admission, Admitted, Birthing, Decision, Founding, Hello, Identity, Known, Reply,
@@ -39,6 +39,8 @@ pub struct Doorkeeper {
     pub saving: Mutex<()>,
     /// Where snapshots that come in are kept.
     pub snapshots: snapshots::Store,
+    /// Those that are coming in.
+    pub incoming: Arc<snapshots::Incoming>,
     /// Becomes true once the identity is decided.
     pub decided: watch::Sender<bool>,
 }
@@ -212,8 +214,8 @@ impl Gate for Doorkeeper {
         Ok(NodeId(id.0))
     }
 
-    fn snapshot(&self, from: NodeId, meta: Bytes, body: Bytes) -> Result<(), Refused> {
-        snapshots::take(&self.snapshots, &self.inputs, from, meta, &body)
+    fn receive(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
+        self.incoming.receive(&self.snapshots, &self.inputs, from, offer)
     }
 }
 

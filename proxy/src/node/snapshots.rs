@@ -1,9 +1,10 @@
 //! The snapshots thread: writes the states that the replica hands in to files, while the log goes on.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         mpsc::{Receiver, Sender, SyncSender, channel},
     },
     thread::{self, JoinHandle},
@@ -13,9 +14,9 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raftlog::{
     GroupId, Index, NodeId, Term,
-    net::Refused,
+    net::{Refused, SnapshotOffer, SnapshotSink, SnapshotSource},
     types::State,
-    wal::{SnapshotStore, WalError},
+    wal::{RawSnapshot, Receiving, SnapshotStore, WalError},
 };
 use replica::{
     birth::RefusedCode,
@@ -80,7 +81,7 @@ pub fn meta(place: (GroupId, Index, Term), message: &Bytes) -> Bytes {
 }
 
 /// Which snapshot it is, and the message that goes with it.
-pub fn read_meta(mut meta: Bytes) -> Option<((GroupId, Index, Term), Bytes)> {
+fn read_meta(mut meta: Bytes) -> Option<((GroupId, Index, Term), Bytes)> {
     if meta.len() < META_HEAD_BYTES {
         return None;
     }
@@ -88,34 +89,117 @@ pub fn read_meta(mut meta: Bytes) -> Option<((GroupId, Index, Term), Bytes)> {
     Some((place, meta))
 }
 
-/// Takes a snapshot file that came in: checked and read, it goes to the replica.
-pub fn take(store: &Store, inputs: &SyncSender<Input>, from: NodeId, meta: Bytes, file: &[u8]) -> Result<(), Refused> {
-    let refused = |text: String| Refused { code: RefusedCode::Malformed as u32, text };
-    let (place, message) =
-        read_meta(meta).ok_or_else(|| refused("what goes with the snapshot makes no sense".into()))?;
-    let store = store.get().ok_or_else(|| refused("the instance is starting".into()))?;
-    let (group, index, term) = place;
-    let received = store
-        .receive(group, index, term)
-        .and_then(|mut receiving| {
-            receiving.append(file)?;
-            receiving.finish()
-        })
-        .map_err(|error| refused(error.to_string()))?;
-    let state = read_received(&received).map_err(|error| refused(error.to_string()))?;
-    info!(group = group.0, from = from.0, bytes = received.bytes(), "a snapshot came in");
-    let received = Box::new(received);
-    let input = Input::Snapshot { from, group, message, state: Box::new(state), received };
-    inputs.send(input).map_err(|_| refused("the instance is stopping".into()))
+/// Files that peers are sending, each kept while its connection is replaced.
+#[derive(Default)]
+pub struct Incoming(Mutex<HashMap<NodeId, Part>>);
+
+/// What came of a file so far.
+struct Part {
+    transfer: u64,
+    place: (GroupId, Index, Term),
+    receiving: Receiving,
 }
 
-/// Reads a stored snapshot file for the wire.
-pub fn read(store: &Store, place: (GroupId, Index, Term)) -> Result<Bytes, String> {
+/// Takes one snapshot file: what came is kept when the connection breaks, and read and given to the replica at its end.
+struct Sink {
+    from: NodeId,
+    message: Bytes,
+    part: Option<Part>,
+    incoming: Arc<Incoming>,
+    inputs: SyncSender<Input>,
+}
+
+impl Incoming {
+    /// Where a file that `from` offers goes: to what came of it before, or to a new one.
+    pub fn receive(
+        self: &Arc<Self>,
+        store: &Store,
+        inputs: &SyncSender<Input>,
+        from: NodeId,
+        offer: SnapshotOffer,
+    ) -> Result<Box<dyn SnapshotSink>, Refused> {
+        let (place, message) =
+            read_meta(offer.meta).ok_or_else(|| refused("what goes with the snapshot makes no sense"))?;
+        let store = store.get().ok_or_else(|| refused("the instance is starting"))?;
+        // One part a peer: an earlier transfer of it, or of an earlier life of it, is over.
+        let begun = self.parts().remove(&from).filter(|part| part.transfer == offer.transfer && part.place == place);
+        let part = match begun {
+            Some(part) => part,
+            None => {
+                let receiving = store.receive(place.0, place.1, place.2).map_err(refused)?;
+                Part { transfer: offer.transfer, place, receiving }
+            }
+        };
+        let incoming = Arc::clone(self);
+        Ok(Box::new(Sink { from, message, part: Some(part), incoming, inputs: inputs.clone() }))
+    }
+
+    /// Drops what came of a file that nobody goes on with.
+    pub fn forget(&self, from: NodeId) {
+        self.parts().remove(&from);
+    }
+
+    fn parts(&self) -> MutexGuard<'_, HashMap<NodeId, Part>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SnapshotSink for Sink {
+    fn have_bytes(&self) -> u64 {
+        self.part.as_ref().map_or(0, |part| part.receiving.len())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let Some(part) = &mut self.part else { return Err(refused("it is over")) };
+        part.receiving.append(bytes).map_err(|error| {
+            self.part = None;
+            refused(error)
+        })
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), Refused> {
+        let Some(part) = self.part.take() else { return Err(refused("it is over")) };
+        let received = part.receiving.finish().map_err(refused)?;
+        let state = read_received(&received).map_err(refused)?;
+        info!(group = part.place.0.0, from = self.from.0, bytes = received.bytes(), "a snapshot came in");
+        let message = std::mem::take(&mut self.message);
+        let (from, group) = (self.from, part.place.0);
+        let input = Input::Snapshot { from, group, message, state: Box::new(state), received: Box::new(received) };
+        self.inputs.send(input).map_err(|_| refused("the instance is stopping"))
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // Broken off: its peer may go on where it was.
+        if let Some(part) = self.part.take() {
+            self.incoming.parts().insert(self.from, part);
+        }
+    }
+}
+
+/// A stored file, for the wire.
+struct Stored(RawSnapshot);
+
+impl SnapshotSource for Stored {
+    fn total_bytes(&self) -> u64 {
+        self.0.length()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buffer).map_err(io::Error::other)
+    }
+}
+
+/// Opens a stored snapshot file for the wire.
+pub fn open(store: &Store, place: (GroupId, Index, Term)) -> Result<Arc<dyn SnapshotSource>, String> {
     let store = store.get().ok_or("the instance is starting")?;
     let raw = store.open_raw(place.0, place.1, place.2).map_err(|error| error.to_string())?;
-    let mut bytes = vec![0; usize::try_from(raw.length()).map_err(|error| error.to_string())?];
-    raw.read_at(0, &mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes.into())
+    Ok(Arc::new(Stored(raw)))
+}
+
+fn refused(text: impl ToString) -> Refused {
+    Refused { code: RefusedCode::Malformed as u32, text: text.to_string() }
 }
 
 const META_HEAD_BYTES: usize = 20;

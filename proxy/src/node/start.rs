@@ -155,6 +155,7 @@ impl Node {
             state: Mutex::new(State { identity, known, birthing, answered: BTreeSet::new(), majority_since: None }),
             saving: Mutex::new(()),
             snapshots: snapshots::Store::default(),
+            incoming: Arc::default(),
         });
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let options = Options { tls, local_address: Some(own), ..Options::default() };

@@ -97,6 +97,7 @@ fn doorkeeper(disk: &Arc<Stuck>) -> Arc<Doorkeeper> {
         state: Mutex::new(state),
         saving: Mutex::new(()),
         snapshots: snapshots::Store::default(),
+        incoming: Arc::default(),
         decided: watch::Sender::new(false),
     })
 }
