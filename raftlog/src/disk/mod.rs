@@ -32,7 +32,7 @@ pub trait Disk: Send + Sync {
 }
 
 /// An open file of a [`Disk`].
-pub trait DiskFile: Send {
+pub trait DiskFile: Send + Sync {
     /// How long the file is.
     fn length(&self) -> io::Result<u64>;
     /// Fills the whole buffer from `offset` on, or fails.
