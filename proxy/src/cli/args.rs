@@ -247,8 +247,10 @@ pub enum KvCommand {
     },
     /// Set a key
     #[command(after_help = "Examples:\n  rocinante kv put color blue\n  \
-        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new\n\n\
-        A put is never sent twice: where its outcome is lost (unknown_outcome), read the key before sending it again.")]
+        rocinante kv put color green --if-revision 42\n  rocinante kv put color blue --if-revision 0    only if new\n  \
+        rocinante kv put color blue --session 81 --sequence 5\n\n\
+        Where the outcome is lost (unknown_outcome), read the key before sending the put again. With a session and a\n\
+        sequence it can be sent again as it is, to any instance: it counts once.")]
     Put {
         /// The key
         key: String,
@@ -257,6 +259,9 @@ pub enum KvCommand {
         /// Only if the key's revision is this one; 0 means that it must not exist
         #[arg(long, value_name = "N")]
         if_revision: Option<u64>,
+        /// As which request.
+        #[command(flatten)]
+        request: RequestArgs,
         /// Whom to ask.
         #[command(flatten)]
         reach: Reach,
@@ -269,6 +274,26 @@ pub enum KvCommand {
         /// Only if the key's revision is this one
         #[arg(long, value_name = "N")]
         if_revision: Option<u64>,
+        /// As which request.
+        #[command(flatten)]
+        request: RequestArgs,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Open a session, whose requests count once however often they are sent, and print its number
+    #[command(after_help = "Example:\n  rocinante kv open-session\n\n\
+        It ends when it was not used for ten minutes.")]
+    OpenSession {
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Close a session
+    #[command(after_help = "Example:\n  rocinante kv close-session 81")]
+    CloseSession {
+        /// The session
+        session: u64,
         /// Whom to ask.
         #[command(flatten)]
         reach: Reach,
@@ -289,6 +314,20 @@ pub enum KvCommand {
         #[command(flatten)]
         reach: Reach,
     },
+}
+
+/// One request of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct RequestArgs {
+    /// The session, as kv open-session printed it
+    #[arg(long, value_name = "N", requires = "sequence")]
+    pub session: Option<u64>,
+    /// The number of the request: another for each request, the same for each try of it
+    #[arg(long, value_name = "N", requires = "session")]
+    pub sequence: Option<u64>,
+    /// The answers to all requests of the session below this one are there: forget their outcomes
+    #[arg(long, value_name = "N", requires = "session")]
+    pub answered_below: Option<u64>,
 }
 
 /// `rocinante member`

@@ -23,14 +23,17 @@ use serde_json::json;
 
 use crate::{
     config,
-    rest::json::{AppliedJson, ErrorJson, KvJson, KvListJson, KvReadJson, MembersJson, PinJson, PinReadJson, PinsJson},
+    rest::json::{
+        AppliedJson, ErrorJson, KvJson, KvListJson, KvReadJson, MembersJson, PinJson, PinReadJson, PinsJson,
+        SessionJson,
+    },
     rest::json::{PoolsJson, StatusJson, TransferJson},
 };
 
 pub use args::RunArgs;
 use args::{
-    Cli, Command, DEFAULT_CONFIG, Freshness, KvCommand, MemberArgs, MemberCommand, PinCommand, Reach, ServerArgs,
-    ServerCommand,
+    Cli, Command, DEFAULT_CONFIG, Freshness, KvCommand, MemberArgs, MemberCommand, PinCommand, Reach, RequestArgs,
+    ServerArgs, ServerCommand,
 };
 use client::{Answer, Client, Endpoint, path, query};
 
@@ -234,15 +237,23 @@ fn kv(console: &mut Console<'_>, command: KvCommand) -> Result<()> {
             let answer = console.client(&reach)?.get(&path)?;
             console.show(&reach, &answer, |read: KvReadJson| show::value(&read.item) + "\n")
         }
-        KvCommand::Put { key, value, if_revision, reach } => {
-            let path = path(&["kv", &key]) + &condition(if_revision);
+        KvCommand::Put { key, value, if_revision, request, reach } => {
+            let path = path(&["kv", &key]) + &terms(if_revision, request);
             let answer = console.client(&reach)?.put(&path, value.as_bytes())?;
             console.applied(&reach, &answer, &format!("set {key}"))
         }
-        KvCommand::Delete { key, if_revision, reach } => {
-            let path = path(&["kv", &key]) + &condition(if_revision);
+        KvCommand::Delete { key, if_revision, request, reach } => {
+            let path = path(&["kv", &key]) + &terms(if_revision, request);
             let answer = console.client(&reach)?.delete(&path)?;
             console.applied(&reach, &answer, &format!("removed {key}"))
+        }
+        KvCommand::OpenSession { reach } => {
+            let answer = console.client(&reach)?.post("/sessions", &[])?;
+            console.show(&reach, &answer, |opened: SessionJson| format!("{}\n", opened.session))
+        }
+        KvCommand::CloseSession { session, reach } => {
+            let answer = console.client(&reach)?.delete(&path(&["sessions", &session.to_string()]))?;
+            console.applied(&reach, &answer, &format!("closed session {session}"))
         }
         KvCommand::List { prefix, limit, reading, reach } => {
             let client = console.client(&reach)?;
@@ -307,6 +318,17 @@ fn consistency(fresh: Freshness) -> (&'static str, Option<String>) {
         Freshness::Linearizable => Some("linearizable".into()),
     };
     ("consistency", word)
+}
+
+fn terms(if_revision: Option<u64>, request: RequestArgs) -> String {
+    let RequestArgs { session, sequence, answered_below } = request;
+    let pairs = [
+        ("if_revision", if_revision),
+        ("session", session),
+        ("sequence", sequence),
+        ("answered_below", answered_below),
+    ];
+    query(&pairs.map(|(name, number)| (name, number.map(|number| number.to_string()))))
 }
 
 fn condition(if_revision: Option<u64>) -> String {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use flow::{Bind, ControlTable, HealthKind, HealthSpec, MemberAddress, PoolSpec, ServerSpec};
+use flow::{Bind, ControlTable, HealthKind, HealthSpec, MemberAddress, PoolSpec, Request, ServerSpec, SessionId};
 
 use super::{ControlError, Result};
 use crate::config::{
@@ -297,6 +297,29 @@ fn elsewhere(listeners: &Listeners<String>, server: &ServerSpec) -> Result<()> {
             server.socket_address()
         )),
     }
+}
+
+/// The request of a session that a change is, if it is one.
+///
+/// # Errors
+/// If only a part of it is given, or it says that it was answered.
+pub fn check_request(
+    session: Option<u64>,
+    sequence: Option<u64>,
+    answered_below: Option<u64>,
+) -> Result<Option<Request>> {
+    let (session, sequence) = match (session, sequence) {
+        (Some(session), Some(sequence)) => (SessionId(session), sequence),
+        (None, None) if answered_below.is_none() => return Ok(None),
+        _ => return invalid("a request of a session has both a session and a sequence".to_owned()),
+    };
+    let answered_below = answered_below.unwrap_or(0);
+    if answered_below > sequence {
+        return invalid(format!(
+            "answered_below is {answered_below}, and the request is {sequence}: it was answered then"
+        ));
+    }
+    Ok(Some(Request { session, sequence, answered_below }))
 }
 
 fn invalid<T>(text: String) -> Result<T> {

@@ -18,6 +18,12 @@ pub enum ControlError {
     /// The change was proposed and its fate is not known: it may or may not take effect. Read before trying again.
     #[error("{0}")]
     UnknownOutcome(String),
+    /// The request's session is not there: nothing was done now. What became of earlier tries of it is not known.
+    #[error("{0}")]
+    NoSession(String),
+    /// The caller said that it has the answer to this request of its session: nothing was done now.
+    #[error("{0}")]
+    Answered(String),
     /// A named limit was reached: nothing was done. Try again later, and less.
     #[error("{0}")]
     Overloaded(String),
@@ -64,6 +70,8 @@ impl ControlError {
             Self::Invalid(_) => "invalid",
             Self::Unavailable(_) => "unavailable",
             Self::UnknownOutcome(_) => "unknown_outcome",
+            Self::NoSession(_) => "no_session",
+            Self::Answered(_) => "answered",
             Self::Overloaded(_) => "overloaded",
             Self::DiskFull(_) => "disk_full",
             Self::Unsupported(_) => "unsupported",
@@ -80,6 +88,8 @@ impl ControlError {
             "invalid" => Self::Invalid(text),
             "unavailable" => Self::Unavailable(text),
             "unknown_outcome" => Self::UnknownOutcome(text),
+            "no_session" => Self::NoSession(text),
+            "answered" => Self::Answered(text),
             "overloaded" => Self::Overloaded(text),
             "disk_full" => Self::DiskFull(text),
             "unsupported" => Self::Unsupported(text),
@@ -91,7 +101,12 @@ impl ControlError {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
-            Self::NotFound(_) | Self::Conflict(_) | Self::Invalid(_) | Self::Unsupported(_) => Blame::Client,
+            Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Invalid(_)
+            | Self::NoSession(_)
+            | Self::Answered(_)
+            | Self::Unsupported(_) => Blame::Client,
             Self::Unavailable(_) | Self::UnknownOutcome(_) => Blame::Fleet,
             Self::Overloaded(_) | Self::DiskFull(_) | Self::Internal(_) => Blame::Instance,
         }
@@ -101,8 +116,10 @@ impl ControlError {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NotFound(_) | Self::Invalid(_) | Self::Unsupported(_) | Self::Internal(_) => Retry::Never,
-            Self::Conflict(_) | Self::UnknownOutcome(_) => Retry::AfterReading,
+            Self::NotFound(_) | Self::Invalid(_) | Self::Answered(_) | Self::Unsupported(_) | Self::Internal(_) => {
+                Retry::Never
+            }
+            Self::Conflict(_) | Self::UnknownOutcome(_) | Self::NoSession(_) => Retry::AfterReading,
             Self::Unavailable(_) | Self::Overloaded(_) | Self::DiskFull(_) => Retry::Later,
         }
     }
@@ -116,6 +133,8 @@ impl ControlError {
             Self::Invalid(_) => "the same request fails again; /openapi.json shows what is expected",
             Self::Unavailable(_) => "nothing was done; try again in a moment, /status shows who is reachable",
             Self::UnknownOutcome(_) => "it may still take effect; read before sending it again",
+            Self::NoSession(_) => "open another session; read before sending again what was sent before",
+            Self::Answered(_) => "take another sequence for another request",
             Self::Overloaded(_) => "nothing was done; try again later, with fewer requests at once",
             Self::DiskFull(_) => "nothing was done; make room in the data directory, it recovers by itself",
             Self::Unsupported(_) => "this version cannot do it",
@@ -130,12 +149,14 @@ mod tests {
 
     #[test]
     fn reasons_survive_the_way_to_another_instance() {
-        let make: [fn(String) -> ControlError; 9] = [
+        let make: [fn(String) -> ControlError; 11] = [
             ControlError::NotFound,
             ControlError::Conflict,
             ControlError::Invalid,
             ControlError::Unavailable,
             ControlError::UnknownOutcome,
+            ControlError::NoSession,
+            ControlError::Answered,
             ControlError::Overloaded,
             ControlError::DiskFull,
             ControlError::Unsupported,

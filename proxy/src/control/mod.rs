@@ -10,13 +10,14 @@ mod types;
 use std::{future::Future, net::IpAddr};
 
 use bytes::Bytes;
-use flow::{Epoch, MemberAddress, PoolSpec, Revision, ServerChange};
+use flow::{Epoch, MemberAddress, PoolSpec, Revision, ServerChange, SessionId};
 
 pub use check::check_pools;
 pub use error::{Blame, ControlError, Retry};
 pub use types::{
     Applied, Consistency, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize, Member, Pin,
-    PinPage, PinState, PoolStatus, PoolsView, Readiness, Role, ServerStatus, Standing, Status, TableStatus, Vote,
+    PinPage, PinState, PoolStatus, PoolsView, Readiness, Role, ServerStatus, Standing, Status, TableStatus, Terms,
+    Vote,
 };
 
 /// What every method answers.
@@ -45,15 +46,18 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn kv_list(&self, query: KvQuery, consistency: Consistency) -> impl Future<Output = Result<Fresh<KvPage>>> + Send;
 
     /// Sets `key`. With a condition the key's revision must be that one; `Revision(0)` means that it must not exist.
-    fn kv_put(
-        &self,
-        key: String,
-        value: Bytes,
-        if_revision: Option<Revision>,
-    ) -> impl Future<Output = Result<Applied>> + Send;
+    fn kv_put(&self, key: String, value: Bytes, terms: Terms) -> impl Future<Output = Result<Applied>> + Send;
 
-    /// Removes `key`; [`ControlError::NotFound`] where there is none.
-    fn kv_delete(&self, key: String, if_revision: Option<Revision>) -> impl Future<Output = Result<Applied>> + Send;
+    /// Removes `key`; [`ControlError::NotFound`] where there is none, unless it is a request of a session: that may have
+    /// removed it before.
+    fn kv_delete(&self, key: String, terms: Terms) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// Opens a session: its requests count once, however often they are sent. It ends when it was not used for
+    /// [`flow::sessions::SESSION_TTL_MS`].
+    fn session_open(&self) -> impl Future<Output = Result<SessionId>> + Send;
+
+    /// Closes a session; one that is not there is closed already.
+    fn session_close(&self, id: SessionId) -> impl Future<Output = Result<Applied>> + Send;
 
     /// The committed pools with their servers' verdicts and votes, and the epoch they make.
     fn pools(&self, consistency: Consistency) -> impl Future<Output = Result<Fresh<PoolsView>>> + Send;

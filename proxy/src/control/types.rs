@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use flow::{BackendId, Epoch, FleetId, Incarnation, InstanceId, MemberAddress, PoolSpec, Revision, View};
+use flow::{BackendId, Epoch, FleetId, Incarnation, InstanceId, MemberAddress, PoolSpec, Request, Revision, View};
 
 /// How fresh a read has to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,6 +227,15 @@ pub struct PinPage {
     pub pins: Vec<Pin>,
     /// The `after` of the next page; `None` at the end.
     pub next: Option<IpAddr>,
+}
+
+/// What goes with a change of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The revision that the key must have; 0 means that it must not exist.
+    pub if_revision: Option<Revision>,
+    /// The request of a session that it is: so it is done once, however often it is sent.
+    pub request: Option<Request>,
 }
 
 /// Which keys to list.

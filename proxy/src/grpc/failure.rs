@@ -11,6 +11,7 @@ pub fn status_of(error: &ControlError) -> Status {
         ControlError::NotFound(_) => Code::NotFound,
         ControlError::Conflict(_) => Code::Aborted,
         ControlError::Invalid(_) => Code::InvalidArgument,
+        ControlError::NoSession(_) | ControlError::Answered(_) => Code::FailedPrecondition,
         ControlError::Unavailable(_) => Code::Unavailable,
         ControlError::UnknownOutcome(_) => Code::DeadlineExceeded,
         ControlError::Overloaded(_) | ControlError::DiskFull(_) => Code::ResourceExhausted,

@@ -1,15 +1,16 @@
 //! The service Kv.
 
 use api::v1::{
-    Applied, KvDeleteRequest, KvGetRequest, KvGetResponse, KvListRequest, KvListResponse, KvPutRequest, kv_server::Kv,
+    Applied, CloseSessionRequest, KvDeleteRequest, KvGetRequest, KvGetResponse, KvListRequest, KvListResponse,
+    KvPutRequest, OpenSessionRequest, OpenSessionResponse, SessionRequest, kv_server::Kv,
 };
-use flow::Revision;
+use flow::{Revision, SessionId};
 use tonic::{Request, Response, Status};
 
 use super::convert::{consistency, rows};
 use crate::control::{
-    Control, ControlError, KvQuery,
-    check::{check_key, check_value},
+    Control, ControlError, KvQuery, Terms,
+    check::{check_key, check_request, check_value},
 };
 
 pub struct KvService<C>(pub C);
@@ -26,16 +27,25 @@ impl<C: Control> Kv for KvService<C> {
     }
 
     async fn put(&self, request: Request<KvPutRequest>) -> Result<Response<Applied>, Status> {
-        let KvPutRequest { key, value, if_revision } = request.into_inner();
+        let KvPutRequest { key, value, if_revision, request } = request.into_inner();
         check_key(&key)?;
         check_value(&value)?;
-        Ok(Response::new(self.0.kv_put(key, value, if_revision.map(Revision)).await?.into()))
+        Ok(Response::new(self.0.kv_put(key, value, terms(if_revision, request)?).await?.into()))
     }
 
     async fn delete(&self, request: Request<KvDeleteRequest>) -> Result<Response<Applied>, Status> {
-        let KvDeleteRequest { key, if_revision } = request.into_inner();
+        let KvDeleteRequest { key, if_revision, request } = request.into_inner();
         check_key(&key)?;
-        Ok(Response::new(self.0.kv_delete(key, if_revision.map(Revision)).await?.into()))
+        Ok(Response::new(self.0.kv_delete(key, terms(if_revision, request)?).await?.into()))
+    }
+
+    async fn open_session(&self, _: Request<OpenSessionRequest>) -> Result<Response<OpenSessionResponse>, Status> {
+        Ok(Response::new(OpenSessionResponse { session: self.0.session_open().await?.0 }))
+    }
+
+    async fn close_session(&self, request: Request<CloseSessionRequest>) -> Result<Response<Applied>, Status> {
+        let CloseSessionRequest { session } = request.into_inner();
+        Ok(Response::new(self.0.session_close(SessionId(session)).await?.into()))
     }
 
     async fn list(&self, request: Request<KvListRequest>) -> Result<Response<KvListResponse>, Status> {
@@ -48,4 +58,14 @@ impl<C: Control> Kv for KvService<C> {
             applied_index: read.applied_index,
         }))
     }
+}
+
+fn terms(if_revision: Option<u64>, request: Option<SessionRequest>) -> Result<Terms, ControlError> {
+    let request = match request {
+        Some(SessionRequest { session, sequence, answered_below }) => {
+            check_request(Some(session), Some(sequence), Some(answered_below))?
+        }
+        None => None,
+    };
+    Ok(Terms { if_revision: if_revision.map(Revision), request })
 }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use flow::{
     BackendId, ControlCommand, ControlOutcome, ControlTable, Epoch, InstanceId, MemberAddress, PinKey, PoolId,
-    PoolSpec, Revision, ServerChange,
+    PoolSpec, Request, Revision, ServerChange, SessionId, SessionRefusal,
     control::{Pool, identity},
 };
 use raftlog::{GroupId, Index, driver::Rejection};
@@ -26,7 +26,8 @@ use super::{
 use crate::{
     control::{
         Applied, Consistency, Control, ControlError, Fresh, KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize,
-        Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus, Standing, Status, Vote,
+        Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus, Standing, Status,
+        Terms, Vote,
         check::{check_for_fleet, check_no_listener},
     },
     metrics::NodeCounters,
@@ -91,13 +92,19 @@ impl Control for Fleet {
         Ok(Fresh { value: page.await?, applied_index })
     }
 
-    async fn kv_put(&self, key: String, value: Bytes, if_revision: Option<Revision>) -> Result<Applied> {
-        // Never sent twice: the second could undo what others were acknowledged in between, be it by a value or, where the
-        // key must not exist, by bringing it back. With a revision it could do no harm, but say "conflict" of what was done.
-        self.submit(ControlCommand::KvPut { key, value: value.to_vec(), if_revision }, false).await
+    async fn kv_put(&self, key: String, value: Bytes, terms: Terms) -> Result<Applied> {
+        // Carried out once: a second time could undo what others were acknowledged in between, be it by a value or, where
+        // the key must not exist, by bringing it back. With a revision it would say "conflict" of what was done.
+        let Terms { if_revision, request } = terms;
+        self.request(ControlCommand::KvPut { key, value: value.to_vec(), if_revision }, request).await
     }
 
-    async fn kv_delete(&self, key: String, if_revision: Option<Revision>) -> Result<Applied> {
+    async fn kv_delete(&self, key: String, terms: Terms) -> Result<Applied> {
+        let Terms { if_revision, request } = terms;
+        if request.is_some() {
+            // It may have removed the key before, so the table does not tell whether there was one.
+            return self.request(ControlCommand::KvDelete { key, if_revision }, request).await;
+        }
         self.fresh(GroupId(0), Consistency::Linearizable).await?;
         let there = self.inner.shared.control().kv(&key).map(|entry| entry.revision);
         let Some(revision) = there else {
@@ -105,6 +112,15 @@ impl Control for Fleet {
         };
         let condition = Some(if_revision.unwrap_or(revision));
         self.submit(ControlCommand::KvDelete { key, if_revision: condition }, false).await
+    }
+
+    async fn session_open(&self) -> Result<SessionId> {
+        let opened = self.submit(ControlCommand::OpenSession(None), true).await?;
+        Ok(SessionId(opened.index))
+    }
+
+    async fn session_close(&self, id: SessionId) -> Result<Applied> {
+        self.submit(ControlCommand::CloseSession(id), true).await
     }
 
     async fn pools(&self, consistency: Consistency) -> Result<Fresh<PoolsView>> {
@@ -363,12 +379,21 @@ impl Fleet {
     }
 
     async fn submit(&self, command: ControlCommand, again: bool) -> Result<Applied> {
+        self.propose(command, again, None).await
+    }
+
+    /// A command that is carried out once: as a request of a client's session, or of this instance's own.
+    async fn request(&self, command: ControlCommand, request: Option<Request>) -> Result<Applied> {
+        self.propose(command, false, request).await
+    }
+
+    async fn propose(&self, command: ControlCommand, again: bool, request: Option<Request>) -> Result<Applied> {
         if self.inner.shared.groups().is_empty() {
             return Err(starting());
         }
         let (answer, answered) = oneshot::channel();
         let command = Box::new(command);
-        self.put(Input::Submit { command, patience: PATIENCE, again, answer }).await?;
+        self.put(Input::Submit { command, patience: PATIENCE, again, request, answer }).await?;
         self.applied(answered.await)
     }
 
@@ -526,6 +551,7 @@ fn applied(answer: std::result::Result<Submitted, oneshot::error::RecvError>) ->
         Ok(Ok(ControlOutcome::Done { revision, epoch })) => Ok(Applied { index: revision.0, epoch }),
         Ok(Ok(ControlOutcome::Conflict(text))) => Err(ControlError::Conflict(text)),
         Ok(Ok(ControlOutcome::Invalid(text))) => Err(ControlError::Invalid(text)),
+        Ok(Ok(ControlOutcome::Refused(refusal))) => Err(refused(&refusal)),
         Ok(Err(SubmitError::NotDone(Rejection::NoLeader))) => Err(ControlError::Unavailable(
             "there is no leader, or it does not answer: a majority of the fleet is needed. Nothing was done".to_owned(),
         )),
@@ -536,6 +562,18 @@ fn applied(answer: std::result::Result<Submitted, oneshot::error::RecvError>) ->
         Ok(Err(SubmitError::Unknown)) | Err(_) => Err(ControlError::UnknownOutcome(
             "the change was proposed and its outcome is unknown: it may or may not take effect".to_owned(),
         )),
+    }
+}
+
+/// What the session of a request did not allow.
+fn refused(refusal: &SessionRefusal) -> ControlError {
+    let text = refusal.to_string();
+    match refusal {
+        SessionRefusal::NoSession(_) => ControlError::NoSession(text),
+        SessionRefusal::Answered { .. } => ControlError::Answered(text),
+        SessionRefusal::WindowFull(_) | SessionRefusal::TooMany | SessionRefusal::OutOfBytes => {
+            ControlError::Overloaded(text)
+        }
     }
 }
 

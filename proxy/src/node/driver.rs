@@ -124,10 +124,10 @@ impl Loop {
             Input::View(backend, view) => self.replica.handle_view(backend, view),
             Input::AskForProbes(backend) => self.replica.ask_for_probes(backend),
             Input::Slots { pool, members, table } => self.replica.slots_built(pool, &members, *table),
-            Input::Submit { command, patience, again, answer } => {
+            Input::Submit { command, patience, again, request, answer } => {
                 let ticket = self.ticket();
                 self.submits.insert(ticket, answer);
-                self.replica.submit(ticket, &command, now_ms() + millis(patience), again);
+                self.replica.submit(ticket, &command, now_ms() + millis(patience), again, request);
             }
             Input::Unpin { key, revision, patience, answer } => {
                 let ticket = self.ticket();

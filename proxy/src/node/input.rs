@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use flow::{BackendId, ControlCommand, Incarnation, InstanceId, PinKey, PoolId, Revision, SlotTable, View};
+use flow::{BackendId, ControlCommand, Incarnation, InstanceId, PinKey, PoolId, Request, Revision, SlotTable, View};
 use raftlog::{GroupId, Index, NodeId, Term, net, wal::Received};
 use replica::{Chosen, GroupState, Replica, Submitted};
 use tokio::sync::oneshot;
@@ -36,8 +36,14 @@ pub enum Input {
     AskForProbes(BackendId),
     /// A slot table was built.
     Slots { pool: PoolId, members: Vec<(BackendId, u32)>, table: Box<SlotTable> },
-    /// A command for group 0.
-    Submit { command: Box<ControlCommand>, patience: Duration, again: bool, answer: oneshot::Sender<Submitted> },
+    /// A command for group 0, with a client's request as `Replica::submit` has it.
+    Submit {
+        command: Box<ControlCommand>,
+        patience: Duration,
+        again: bool,
+        request: Option<Request>,
+        answer: oneshot::Sender<Submitted>,
+    },
     /// Starts the move of one pin.
     Unpin { key: PinKey, revision: Revision, patience: Duration, answer: oneshot::Sender<Submitted> },
     /// Waits until everything committed before now is applied here.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use flow::{ControlCommand, ControlTable, InstanceId};
+use flow::{ControlCommand, ControlTable, InstanceId, Request};
 use raftlog::{
     GroupId,
     driver::{Committed, Content, Role as RaftRole},
@@ -88,12 +88,22 @@ fn command_text(group: u32, data: &[u8]) -> String {
         return command.map_or_else(|error| error.to_string(), |command| short(format_args!("{command:?}")));
     }
     match ControlCommand::decode(data) {
-        Ok(ControlCommand::KvPut { key, value, if_revision }) => {
-            let value = value_text(&value);
+        Ok(ControlCommand::Once { request: Request { session, sequence, .. }, command }) => {
+            let command = control_text(&command);
+            short(format_args!("request {sequence} of session {session}: {command}"))
+        }
+        Ok(command) => control_text(&command),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn control_text(command: &ControlCommand) -> String {
+    match command {
+        ControlCommand::KvPut { key, value, if_revision } => {
+            let value = value_text(value);
             short(format_args!("KvPut {{ key: {key:?}, value: {value}, if_revision: {if_revision:?} }}"))
         }
-        Ok(command) => short(format_args!("{command:?}")),
-        Err(error) => error.to_string(),
+        command => short(format_args!("{command:?}")),
     }
 }
 

@@ -6,10 +6,14 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::IntoResponse,
 };
+use flow::Revision;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::failure::Failure;
-use crate::control::{Consistency, ControlError, check::page_rows};
+use crate::control::{
+    Consistency, ControlError, Terms,
+    check::{check_request, page_rows},
+};
 
 /// The variables of a path.
 pub struct InPath<T>(pub T);
@@ -36,6 +40,28 @@ pub struct ReadQuery {
 pub struct ConditionQuery {
     /// The revision that the thing must have.
     pub if_revision: Option<u64>,
+}
+
+/// `?if_revision=&session=&sequence=&answered_below=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeQuery {
+    /// The revision that the key must have.
+    pub if_revision: Option<u64>,
+    /// The session of the request.
+    pub session: Option<u64>,
+    /// Which request of it.
+    pub sequence: Option<u64>,
+    /// The client has the answers to all requests of the session below this one.
+    pub answered_below: Option<u64>,
+}
+
+impl ChangeQuery {
+    /// What goes with the change.
+    pub fn terms(&self) -> Result<Terms, ControlError> {
+        let request = check_request(self.session, self.sequence, self.answered_below)?;
+        Ok(Terms { if_revision: self.if_revision.map(Revision), request })
+    }
 }
 
 /// `?prefix=&after=&limit=&consistency=` or, for pins, without a prefix.

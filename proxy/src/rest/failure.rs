@@ -97,6 +97,7 @@ fn status_of(error: &ControlError) -> StatusCode {
         ControlError::NotFound(_) => StatusCode::NOT_FOUND,
         ControlError::Conflict(_) => StatusCode::CONFLICT,
         ControlError::Invalid(_) => StatusCode::BAD_REQUEST,
+        ControlError::NoSession(_) | ControlError::Answered(_) => StatusCode::GONE,
         ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         ControlError::UnknownOutcome(_) => StatusCode::GATEWAY_TIMEOUT,
         ControlError::Overloaded(_) => StatusCode::TOO_MANY_REQUESTS,

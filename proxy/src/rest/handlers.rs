@@ -6,21 +6,23 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{Html, IntoResponse, Response},
 };
-use flow::{PoolSpec, Revision, ServerChange};
+use flow::{PoolSpec, Revision, ServerChange, SessionId};
 
 use super::{
-    extract::{ConditionQuery, GroupQuery, InPath, InQuery, JsonBody, LogQuery, PageQuery, RawBody, ReadQuery},
+    extract::{
+        ChangeQuery, ConditionQuery, GroupQuery, InPath, InQuery, JsonBody, LogQuery, PageQuery, RawBody, ReadQuery,
+    },
     failure::Failure,
     json::{
         AppliedJson, ApplyJson, CommittedJson, KvListJson, KvReadJson, LeaderJson, LogEntryJson, LogJson, MembersJson,
-        NewMemberJson, PinReadJson, PinsJson, PoolsJson, ReadyJson, RoleJson, SizeJson, StatusJson, SubmitJson,
-        TransferJson, role_text,
+        NewMemberJson, PinReadJson, PinsJson, PoolsJson, ReadyJson, RoleJson, SessionJson, SizeJson, StatusJson,
+        SubmitJson, TransferJson, role_text,
     },
     paths,
     pool_json::{PoolJson, ServerJson},
 };
 use crate::control::{
-    Control, ControlError, KvQuery, LogRange,
+    Control, ControlError, KvQuery, LogRange, Terms,
     check::{check_key, check_member, check_name, check_pools, check_server, check_value, parse_client},
 };
 
@@ -169,21 +171,21 @@ pub async fn kv_list<C: Control>(State(control): State<C>, InQuery(query): InQue
 pub async fn kv_put<C: Control>(
     State(control): State<C>,
     InPath(key): InPath<String>,
-    InQuery(query): InQuery<ConditionQuery>,
+    InQuery(query): InQuery<ChangeQuery>,
     RawBody(value): RawBody,
 ) -> Answer<AppliedJson> {
     check_key(&key)?;
     check_value(&value)?;
-    Ok(Json(control.kv_put(key, value, query.if_revision.map(Revision)).await?.into()))
+    Ok(Json(control.kv_put(key, value, query.terms()?).await?.into()))
 }
 
 pub async fn kv_delete<C: Control>(
     State(control): State<C>,
     InPath(key): InPath<String>,
-    InQuery(query): InQuery<ConditionQuery>,
+    InQuery(query): InQuery<ChangeQuery>,
 ) -> Answer<AppliedJson> {
     check_key(&key)?;
-    Ok(Json(control.kv_delete(key, query.if_revision.map(Revision)).await?.into()))
+    Ok(Json(control.kv_delete(key, query.terms()?).await?.into()))
 }
 
 pub async fn submit<C: Control>(
@@ -192,8 +194,16 @@ pub async fn submit<C: Control>(
 ) -> Answer<SubmitJson> {
     check_key(&key)?;
     check_value(value.as_bytes())?;
-    let applied = control.kv_put(key.clone(), value.clone().into(), None).await?;
+    let applied = control.kv_put(key.clone(), value.clone().into(), Terms::default()).await?;
     Ok(Json(SubmitJson { key, value, index: applied.index }))
+}
+
+pub async fn session_open<C: Control>(State(control): State<C>) -> Answer<SessionJson> {
+    Ok(Json(SessionJson { session: control.session_open().await?.0 }))
+}
+
+pub async fn session_close<C: Control>(State(control): State<C>, InPath(session): InPath<u64>) -> Answer<AppliedJson> {
+    Ok(Json(control.session_close(SessionId(session)).await?.into()))
 }
 
 pub async fn size<C: Control>(State(control): State<C>, InQuery(query): InQuery<GroupQuery>) -> Answer<SizeJson> {

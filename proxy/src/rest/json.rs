@@ -220,6 +220,13 @@ pub struct SubmitJson {
     pub index: u64,
 }
 
+/// What `POST /sessions` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionJson {
+    /// The session's id.
+    pub session: u64,
+}
+
 /// What handing over the leadership answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferJson {

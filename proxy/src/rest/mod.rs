@@ -53,6 +53,8 @@ pub fn router<C: Control>(control: C) -> Router {
         .route("/kv/{*key}", get(h::kv::<C>).put(h::kv_put::<C>).post(h::kv_put::<C>).delete(h::kv_delete::<C>))
         .route("/get/{*key}", get(h::kv::<C>))
         .route("/submit/{key}/{value}", post(h::submit::<C>))
+        .route("/sessions", post(h::session_open::<C>))
+        .route("/sessions/{session}", delete(h::session_close::<C>))
         .route("/size", get(h::size::<C>))
         .route("/committed", get(h::committed::<C>))
         .route("/log", get(h::log::<C>))

@@ -43,9 +43,11 @@ pub const PATHS: &[PathEntry] = &[
     get("/kv/{key}", "The value of a key.", READ),
     set("PUT", "/kv/{key}", "Sets a key to the body."),
     set("POST", "/kv/{key}", "Sets a key to the body."),
-    delete("/kv/{key}", "Removes a key.", CONDITION),
+    delete("/kv/{key}", "Removes a key.", CHANGE),
     get("/get/{key}", "The value of a key.", READ),
     post("/submit/{key}/{value}", "Sets a key.", None),
+    post("/sessions", "Opens a session, whose requests count once, however often they are sent.", None),
+    delete("/sessions/{session}", "Closes a session.", &[]),
     get("/size", "How many entries the log holds here.", GROUP),
     get("/committed", "The last index committed.", GROUP),
     get("/log", "Entries of the log as they lie here.", LOG),
@@ -107,7 +109,9 @@ fn operation(entry: &PathEntry) -> Value {
     let in_query = entry.query.iter().map(|name| {
         let schema = match *name {
             "consistency" => json!({ "type": "string", "enum": ["local", "linearizable"], "default": "local" }),
-            "limit" | "group" | "from" | "if_revision" => json!({ "type": "integer", "minimum": 0 }),
+            "limit" | "group" | "from" | "if_revision" | "session" | "sequence" | "answered_below" => {
+                json!({ "type": "integer", "minimum": 0 })
+            }
             _ => json!({ "type": "string" }),
         };
         json!({ "name": name, "in": "query", "required": false, "schema": schema })
@@ -137,8 +141,8 @@ fn error_schema() -> Value {
         "properties": {
             "error": text, "hint": text,
             "reason": { "type": "string", "enum": [
-                "not_found", "conflict", "invalid", "unavailable", "unknown_outcome", "overloaded", "disk_full",
-                "unsupported", "internal", "no_such_path", "wrong_method", "too_large", "foreign_origin",
+                "not_found", "conflict", "invalid", "unavailable", "unknown_outcome", "no_session", "answered",
+                "overloaded", "disk_full", "unsupported", "internal", "no_such_path", "wrong_method", "too_large", "foreign_origin",
             ] },
             "retry": { "type": "string", "enum": ["never", "after_reading", "later"] },
         },
@@ -165,6 +169,7 @@ const READ: &[&str] = &["consistency"];
 const PAGE: &[&str] = &["after", "limit", "consistency"];
 const KEYS: &[&str] = &["prefix", "after", "limit", "consistency"];
 const CONDITION: &[&str] = &["if_revision"];
+const CHANGE: &[&str] = &["if_revision", "session", "sequence", "answered_below"];
 const GROUP: &[&str] = &["group"];
 const LOG: &[&str] = &["group", "from", "limit"];
 const MEMBER_EXAMPLE: &str =
@@ -183,5 +188,5 @@ const fn post(path: &'static str, summary: &'static str, body: Option<&'static s
 }
 
 const fn set(method: &'static str, path: &'static str, summary: &'static str) -> PathEntry {
-    PathEntry { method, path, summary, query: CONDITION, body: Some("the value as it is") }
+    PathEntry { method, path, summary, query: CHANGE, body: Some("the value as it is") }
 }

@@ -147,6 +147,26 @@ fn keys() {
 }
 
 #[test]
+fn sessions() {
+    let instance = Instance::start();
+    check(&instance, "kv open-session", "2\n");
+    for _ in 0..2 {
+        check(
+            &instance,
+            "kv put color blue --session 2 --sequence 7 --answered-below 7",
+            "set color (index 3, epoch 1)\n",
+        );
+        check(&instance, "kv delete color --session 2 --sequence 8", "removed color (index 4, epoch 1)\n");
+    }
+    check(&instance, "kv close-session 2", "closed session 2 (index 5, epoch 1)\n");
+    refused(&instance, "kv put color blue --session 2 --sequence 9", "there is no session 2");
+    for half in ["--session 2", "--sequence 2", "--answered-below 2"] {
+        assert_eq!(run(&instance, &format!("kv put color blue {half}")).code, 2, "{half}");
+    }
+    instance.stop();
+}
+
+#[test]
 fn lists_longer_than_a_page_are_whole() {
     let instance = Instance::start();
     for n in 0..1_100 {

@@ -24,7 +24,7 @@ fn keys() {
     let instance = Instance::start();
     let mut kv = KvClient::new(connect(&instance));
     instance.runtime.block_on(async {
-        let put = |if_revision| v1::KvPutRequest { key: "k".into(), value: "v".into(), if_revision };
+        let put = |if_revision| v1::KvPutRequest { key: "k".into(), value: "v".into(), if_revision, request: None };
         assert_eq!(kv.put(put(Some(0))).await.unwrap().into_inner().index, 2);
         assert_error(kv.put(put(Some(0))).await, Code::Aborted, "conflict");
         let get = || v1::KvGetRequest { key: "k".into(), consistency: v1::Consistency::Linearizable.into() };
@@ -33,7 +33,7 @@ fn keys() {
         assert_eq!(read, v1::KvGetResponse { item: Some(item.clone()), applied_index: 2 });
         let list = v1::KvListRequest { prefix: "k".into(), ..Default::default() };
         assert_eq!(kv.list(list).await.unwrap().into_inner().items, [item]);
-        let delete = v1::KvDeleteRequest { key: "k".into(), if_revision: None };
+        let delete = v1::KvDeleteRequest { key: "k".into(), if_revision: None, request: None };
         kv.delete(delete).await.unwrap();
         assert_error(kv.get(get()).await, Code::NotFound, "not_found");
         assert_error(kv.get(v1::KvGetRequest::default()).await, Code::InvalidArgument, "invalid");
@@ -43,6 +43,26 @@ fn keys() {
         assert_error(kv.list(large).await, Code::InvalidArgument, "invalid");
     });
     assert_eq!(instance.control.linearizable_reads(), 2);
+    drop(kv);
+    instance.stop();
+}
+
+#[test]
+fn sessions() {
+    let instance = Instance::start();
+    let mut kv = KvClient::new(connect(&instance));
+    instance.runtime.block_on(async {
+        let session = kv.open_session(v1::OpenSessionRequest {}).await.unwrap().into_inner().session;
+        let put = |sequence, answered_below| {
+            let request = Some(v1::SessionRequest { session, sequence, answered_below });
+            v1::KvPutRequest { key: "k".into(), value: "v".into(), if_revision: None, request }
+        };
+        let first = kv.put(put(1, 0)).await.unwrap().into_inner();
+        assert_eq!(kv.put(put(1, 1)).await.unwrap().into_inner(), first);
+        assert_error(kv.put(put(1, 2)).await, Code::InvalidArgument, "invalid");
+        kv.close_session(v1::CloseSessionRequest { session }).await.unwrap();
+        assert_error(kv.put(put(1, 0)).await, Code::FailedPrecondition, "no_session");
+    });
     drop(kv);
     instance.stop();
 }
@@ -157,7 +177,7 @@ fn each_error_has_a_code_and_a_reason() {
     ];
     for (make, code, reason) in table {
         instance.control.fail(Some(make("why".into())));
-        let put = v1::KvPutRequest { key: "k".into(), value: "v".into(), if_revision: None };
+        let put = v1::KvPutRequest { key: "k".into(), value: "v".into(), if_revision: None, request: None };
         assert_error(instance.runtime.block_on(kv.put(put)), code, reason);
     }
     drop(kv);

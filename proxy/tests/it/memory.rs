@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use flow::{
     BackendId, Balance, Bind, Commit, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
-    OnIsolation, PoolSpec, Protocol, Revision, ServerChange, ServerSpec, ServerState, View,
+    OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState, SessionId, View,
 };
 use proxy::control::{
     Applied, Consistency, Control, ControlError, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry, LogRange,
     LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, Role, ServerStatus, Standing,
-    Status, TableStatus, Vote,
+    Status, TableStatus, Terms, Vote,
 };
 
 /// Instance `a` of a fleet in memory; clones share it.
@@ -27,6 +27,7 @@ struct State {
     entries: Vec<LogEntry>,
     epoch: u64,
     kv: BTreeMap<String, (Bytes, u64)>,
+    sessions: BTreeMap<u64, BTreeMap<u64, Result<Applied>>>,
     pools: Vec<PoolSpec>,
     pins: BTreeMap<(String, IpAddr), Pin>,
     members: Vec<Member>,
@@ -46,6 +47,7 @@ impl MemoryControl {
             entries: Vec::new(),
             epoch: 1,
             kv: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             pools: vec![pool("web", 9001)],
             pins: BTreeMap::new(),
             members: vec![member("a", 1, true), member("b", 2, true)],
@@ -158,6 +160,20 @@ impl State {
         self.members.iter_mut().find(|member| member.address.label == label).ok_or_else(missing)
     }
 
+    /// Does what a request of a session asks, unless that was done before.
+    fn once(&mut self, request: Option<Request>, act: impl FnOnce(&mut Self) -> Result<Applied>) -> Result<Applied> {
+        let Some(Request { session, sequence, answered_below }) = request else { return act(self) };
+        let gone = || ControlError::NoSession(format!("there is no session {session}"));
+        let outcomes = self.sessions.get_mut(&session.0).ok_or_else(gone)?;
+        outcomes.retain(|number, _| *number >= answered_below);
+        if let Some(outcome) = outcomes.get(&sequence) {
+            return outcome.clone();
+        }
+        let outcome = act(self);
+        self.sessions.entry(session.0).or_default().insert(sequence, outcome.clone());
+        outcome
+    }
+
     fn check_revision(found: u64, wanted: Option<Revision>) -> Result<()> {
         match wanted {
             Some(Revision(wanted)) if wanted != found => {
@@ -255,24 +271,46 @@ impl Control for MemoryControl {
         .await
     }
 
-    async fn kv_put(&self, key: String, value: Bytes, if_revision: Option<Revision>) -> Result<Applied> {
+    async fn kv_put(&self, key: String, value: Bytes, terms: Terms) -> Result<Applied> {
         self.with(|state| {
-            State::check_revision(state.kv.get(&key).map_or(0, |(_, revision)| *revision), if_revision)?;
-            let applied = state.commit("put", key.clone());
-            state.kv.insert(key, (value, applied.index));
-            Ok(applied)
+            state.once(terms.request, |state| {
+                let revision = state.kv.get(&key).map_or(0, |(_, revision)| *revision);
+                State::check_revision(revision, terms.if_revision)?;
+                let applied = state.commit("put", key.clone());
+                state.kv.insert(key, (value, applied.index));
+                Ok(applied)
+            })
         })
         .await
     }
 
-    async fn kv_delete(&self, key: String, if_revision: Option<Revision>) -> Result<Applied> {
+    async fn kv_delete(&self, key: String, terms: Terms) -> Result<Applied> {
         self.with(|state| {
-            let Some((_, revision)) = state.kv.get(&key) else {
-                return Err(ControlError::NotFound(format!("there is no key {key:?}")));
-            };
-            State::check_revision(*revision, if_revision)?;
-            state.kv.remove(&key);
-            Ok(state.commit("delete", key))
+            state.once(terms.request, |state| {
+                let Some((_, revision)) = state.kv.get(&key) else {
+                    return Err(ControlError::NotFound(format!("there is no key {key:?}")));
+                };
+                State::check_revision(*revision, terms.if_revision)?;
+                state.kv.remove(&key);
+                Ok(state.commit("delete", key))
+            })
+        })
+        .await
+    }
+
+    async fn session_open(&self) -> Result<SessionId> {
+        self.with(|state| {
+            let id = state.commit("session", "open").index;
+            state.sessions.insert(id, BTreeMap::new());
+            Ok(SessionId(id))
+        })
+        .await
+    }
+
+    async fn session_close(&self, id: SessionId) -> Result<Applied> {
+        self.with(|state| {
+            state.sessions.remove(&id.0);
+            Ok(state.commit("session", "close"))
         })
         .await
     }

@@ -66,6 +66,33 @@ fn everything_there_is_can_be_read() {
 }
 
 #[test]
+fn a_request_of_a_session_counts_once() {
+    let instance = Instance::start();
+    let ask = |what: &str, body: &str, status, expected| check(&instance, what, body, status, expected);
+    ask("POST /sessions", "", 200, json!({ "session": 2 }));
+    for _ in 0..2 {
+        ask("PUT /kv/color?session=2&sequence=1", "blue", 200, json!({ "index": 3 }));
+        ask(
+            "PUT /kv/color?if_revision=9&session=2&sequence=2&answered_below=1",
+            "red",
+            409,
+            json!({ "reason": "conflict" }),
+        );
+        ask("DELETE /kv/color?session=2&sequence=3", "", 200, json!({ "index": 4 }));
+    }
+    for half in ["session=2", "sequence=2", "answered_below=2"] {
+        ask(&format!("PUT /kv/color?{half}"), "red", 400, json!({ "reason": "invalid" }));
+    }
+    ask("PUT /kv/color?session=2&sequence=4&answered_below=5", "red", 400, json!({ "reason": "invalid" }));
+    ask("DELETE /pins/web/127.64.0.9?session=2&sequence=4", "", 400, json!({ "reason": "invalid" }));
+    ask("DELETE /sessions/2", "", 200, json!({ "index": 5 }));
+    let gone = json!({ "reason": "no_session", "retry": "after_reading" });
+    ask("PUT /kv/color?session=2&sequence=4", "red", 410, gone);
+    ask("DELETE /sessions/two", "", 400, json!({ "reason": "invalid" }));
+    instance.stop();
+}
+
+#[test]
 fn keys_are_set_read_listed_and_removed() {
     let instance = Instance::start();
     let ask = |what: &str, body: &str, status, expected| check(&instance, what, body, status, expected);

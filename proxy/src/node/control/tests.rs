@@ -90,7 +90,9 @@ impl Fixture {
 
     fn put(&self, if_revision: Option<Revision>) -> tokio::task::JoinHandle<Result<Applied>> {
         let fleet = self.fleet.clone();
-        self.runtime.spawn(async move { fleet.kv_put("k".to_owned(), Bytes::from_static(b"v"), if_revision).await })
+        self.runtime.spawn(async move {
+            fleet.kv_put("k".to_owned(), Bytes::from_static(b"v"), Terms { if_revision, request: None }).await
+        })
     }
 }
 
@@ -109,15 +111,36 @@ bind = ":9001"
 "#;
 
 #[test]
-fn a_put_is_proposed_once_and_says_when_its_outcome_is_lost() {
+fn a_put_goes_by_a_session_and_says_when_its_outcome_is_lost() {
     let fixture = Fixture::started();
     for condition in [None, Some(Revision(0)), Some(Revision(7))] {
         let put = fixture.put(condition);
         let Input::Submit { again, answer, .. } = fixture.next() else { panic!("a put is submitted") };
-        assert!(!again, "sent again, it could overwrite what was acknowledged in between");
+        assert!(!again, "carried out again, it could overwrite what was acknowledged in between");
         answer.send(Err(SubmitError::Unknown)).unwrap();
         let error = fixture.runtime.block_on(put).unwrap().unwrap_err();
         assert_eq!(error.reason(), "unknown_outcome", "{error}");
+    }
+}
+
+#[test]
+fn a_request_of_a_session_goes_as_it_is_and_refusals_are_told_apart() {
+    let fixture = Fixture::started();
+    let request = Request { session: SessionId(5), sequence: 3, answered_below: 2 };
+    for (refusal, reason) in [
+        (SessionRefusal::NoSession(SessionId(5)), "no_session"),
+        (SessionRefusal::Answered { sequence: 3, answered_below: 4 }, "answered"),
+        (SessionRefusal::WindowFull(SessionId(5)), "overloaded"),
+    ] {
+        let fleet = fixture.fleet.clone();
+        let terms = Terms { if_revision: None, request: Some(request) };
+        // No read comes first: the key may have been removed by an earlier try.
+        let asked = fixture.runtime.spawn(async move { fleet.kv_delete("k".to_owned(), terms).await });
+        let Input::Submit { request: sent, answer, .. } = fixture.next() else { panic!("a delete is submitted") };
+        assert_eq!(sent, Some(request));
+        answer.send(Ok(ControlOutcome::Refused(refusal))).unwrap();
+        let error = fixture.runtime.block_on(asked).unwrap().unwrap_err();
+        assert_eq!(error.reason(), reason, "{error}");
     }
 }
 
@@ -148,7 +171,7 @@ fn an_instance_that_starts_or_stops_is_unavailable() {
     drop(inputs);
     for error in [
         runtime.block_on(fleet.log_size(0)).unwrap_err(),
-        runtime.block_on(fleet.kv_put("k".to_owned(), Bytes::new(), None)).unwrap_err(),
+        runtime.block_on(fleet.kv_put("k".to_owned(), Bytes::new(), Terms::default())).unwrap_err(),
         runtime.block_on(fleet.kv("k".to_owned(), Consistency::Linearizable)).unwrap_err(),
     ] {
         assert_eq!(error.reason(), "unavailable", "{error}");
