@@ -128,8 +128,10 @@ async fn serve(
     );
     tokio::spawn(tell_difference(fleet.clone(), config.clone(), args.config.clone()));
 
+    let stop_asked = fleet.stop_asked();
     let outcome = tokio::select! {
         () = either(&mut terminate, &mut interrupt) => Ok(()),
+        () = stop_asked => Ok(()),
         Some(ended) = servers.join_next() => Err(lost_server(ended)),
     };
     info!(drain_timeout = ?config.fleet.drain_timeout, "stopping: a second signal cuts what is open");
@@ -182,10 +184,21 @@ async fn serve_grpc(
     stopped: watch::Receiver<bool>,
 ) {
     let options = raftlog::net::Options::default();
+    // An instance that an operator has cut off answers nobody, peers included.
+    let gate = {
+        let fleet = fleet.clone();
+        move |request: tonic::Request<()>| match fleet.is_cut_off() {
+            true => Err(tonic::Status::unavailable("this instance was cut off by an operator: POST /startGrpc")),
+            false => Ok(request),
+        }
+    };
     let routes = grpc::routes(fleet).add_service(transport.service()).add_service(relay);
     let incoming = transport.incoming(listener, GRPC_CONNECTIONS_MAX, options.hello_timeout);
-    let served =
-        raftlog::net::server(&options).add_routes(routes).serve_with_incoming_shutdown(incoming, until(stopped)).await;
+    let served = raftlog::net::server(&options)
+        .layer(tonic::service::InterceptorLayer::new(gate))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, until(stopped))
+        .await;
     if let Err(error) = served {
         error!(%error, "the gRPC server ended");
     }

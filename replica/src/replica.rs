@@ -386,6 +386,11 @@ impl Replica {
         }
     }
 
+    /// Whether this replica takes leaderships that others hand over: not when it is about to end.
+    pub fn set_willing(&mut self, willing: bool) {
+        self.driver.set_willing(willing);
+    }
+
     /// Whether this replica may lead: not while its disk is full.
     pub fn set_may_lead(&mut self, may_lead: bool) {
         self.driver.set_may_lead(may_lead);

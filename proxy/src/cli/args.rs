@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::client::Endpoint;
 use crate::config::{check_name, rules::parse_host};
+use crate::rest::operate::DetectorJson;
 
 /// A load-balancer fleet in which every instance gives every client the same server.
 #[derive(Debug, Parser)]
@@ -60,6 +61,18 @@ pub enum Command {
     /// List, add, remove or promote instances, or hand over the leadership
     #[command(subcommand, arg_required_else_help = true)]
     Member(MemberCommand),
+    /// Show or change how elections are driven, while the fleet runs
+    #[command(
+        after_help = "Examples:\n  rocinante tune                                 show the committed settings\n  \
+        rocinante tune --heartbeat 100 --election 600  for a slow network; the others stay\n  \
+        rocinante tune --detector fixed:1000\n  rocinante tune --shuffle 2000                  chaos: leaders change all the time\n  \
+        rocinante tune --reset                         back to the configuration\n\n\
+        Settings are committed: every instance goes by them as soon as it hears of them, also after a restart."
+    )]
+    Tune(TuneArgs),
+    /// Back the fleet's tables up, look into a backup, or begin a new fleet with one
+    #[command(subcommand, arg_required_else_help = true)]
+    Snapshot(SnapshotCommand),
     /// Make the fleet's certificates
     #[command(subcommand, arg_required_else_help = true)]
     Pki(PkiCommand),
@@ -113,6 +126,8 @@ pub enum Freshness {
     /// What the asked instance has applied
     #[default]
     Local,
+    /// Everything acknowledged up to a second before
+    Bounded,
     /// Everything acknowledged before; needs a quorum
     Linearizable,
 }
@@ -368,6 +383,13 @@ pub enum MemberCommand {
     /// Make a learner a voter
     #[command(after_help = "Example:\n  rocinante member promote b")]
     Promote(MemberArgs),
+    /// Show what happened lately: members, leaders, links, snapshots, as an instance saw it
+    #[command(after_help = "Example:\n  rocinante member events --endpoint 127.0.0.1:8001")]
+    Events {
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
     /// Hand the leadership to an instance
     #[command(after_help = "Example:\n  rocinante member transfer b")]
     Transfer(MemberArgs),
@@ -381,6 +403,86 @@ pub struct MemberArgs {
     /// Whom to ask.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// `rocinante tune`
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// Between heartbeats
+    #[arg(long, value_name = "MS")]
+    pub heartbeat: Option<u32>,
+    /// Silence of a leader that starts an election
+    #[arg(long, value_name = "MS")]
+    pub election: Option<u32>,
+    /// How silence of an instance is judged: phi:THRESHOLD or fixed:MS
+    #[arg(long, value_name = "KIND:VALUE", value_parser = detector)]
+    pub detector: Option<DetectorJson>,
+    /// Whether leaderships of the pin groups are spread over the instances
+    #[arg(long, value_name = "true|false")]
+    pub spread: Option<bool>,
+    /// Chaos: shuffle leaderships so often; 0 is never
+    #[arg(long, value_name = "MS")]
+    pub shuffle: Option<u32>,
+    /// Every instance goes by its configuration again
+    #[arg(long, conflicts_with_all = ["heartbeat", "election", "detector", "spread", "shuffle"])]
+    pub reset: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// `rocinante snapshot`
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Save all tables of the fleet to a file
+    #[command(after_help = "Example:\n  rocinante snapshot save fleet.backup --endpoint 127.0.0.1:8001")]
+    Save {
+        /// The file to be made
+        file: PathBuf,
+        /// Overwrite it
+        #[arg(long)]
+        force: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Check a backup and show what is in it
+    #[command(after_help = "Example:\n  rocinante snapshot inspect fleet.backup")]
+    Inspect {
+        /// The backup
+        file: PathBuf,
+        /// Print JSON for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an empty data directory that of an instance of a new fleet, which begins with what the backup has
+    #[command(after_help = "Examples, on each machine before its instance is started:\n  \
+        rocinante snapshot restore fleet.backup --config conf/pool.toml --instance a\n\n\
+        All instances of the configuration must be restored from the same file. They are a new fleet: instances of the old \
+        one are refused.")]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// The configuration file, the same for all instances
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The label of this instance in the file
+        #[arg(long, value_name = "LABEL")]
+        instance: String,
+        /// Make this directory instead of the file's data_dir/LABEL
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+}
+
+/// `phi:8` or `fixed:500`
+fn detector(text: &str) -> Result<DetectorJson, String> {
+    let parsed = match text.split_once(':') {
+        Some(("phi", value)) => value.parse().ok().map(DetectorJson::Phi),
+        Some(("fixed", value)) => value.parse().ok().map(DetectorJson::FixedMs),
+        _ => None,
+    };
+    parsed.ok_or_else(|| "phi:THRESHOLD or fixed:MS is expected, such as phi:8 or fixed:500".to_owned())
 }
 
 /// `rocinante pki`

@@ -28,6 +28,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// Largest answer, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// Longest head of an answer, in bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// An instance's REST port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(String);
@@ -106,6 +109,33 @@ impl Client {
         self.ask("DELETE", path, &[])
     }
 
+    /// Copies what a path gives to `out`, from the first instance that has it. It ends with the connection: whoever reads it
+    /// has to see for himself that it is whole.
+    pub fn download(&self, path: &str, out: &mut dyn Write) -> Result<Endpoint, Failure> {
+        let mut unreached = Vec::new();
+        for endpoint in &self.endpoints {
+            match begin_download(endpoint, path) {
+                Ok((200, mut rest)) => {
+                    let broke_off = |error| Failure::reason(format!("{endpoint} broke off: {error}"));
+                    io::copy(&mut rest, out).map_err(broke_off)?;
+                    return Ok(endpoint.clone());
+                }
+                Ok((status, rest)) => {
+                    let mut body = Vec::new();
+                    // What it said of itself is worth showing also when it broke off.
+                    drop(rest.take(ANSWER_BYTES_MAX).read_to_end(&mut body));
+                    let text = String::from_utf8_lossy(&body);
+                    unreached.push(match serde_json::from_str::<ErrorJson>(&text) {
+                        Ok(error) => format!("{endpoint}: {}", error.error),
+                        Err(_) => format!("{endpoint}: status {status}"),
+                    });
+                }
+                Err(error) => unreached.push(format!("{endpoint}: {error}")),
+            }
+        }
+        Err(nobody(&unreached))
+    }
+
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer, Failure> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -154,6 +184,30 @@ fn exchange(endpoint: &Endpoint, method: &str, path: &str, body: &[u8]) -> Resul
         (Ok(answer), _) => Ok(answer),
         (Err(_), Err(error)) | (Err(error), Ok(())) => Err(Lost::Sent(error)),
     }
+}
+
+/// Asks in HTTP/1.0, whose answers end with the connection and come as they are: the status, and what follows the head.
+fn begin_download(endpoint: &Endpoint, path: &str) -> io::Result<(u16, impl Read + use<>)> {
+    let mut stream = connect(endpoint)?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n").as_bytes())?;
+    let broken = |text: &'static str| io::Error::new(io::ErrorKind::InvalidData, text);
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        let count = stream.read(&mut chunk)?;
+        if count == 0 || bytes.len() > HEAD_BYTES_MAX {
+            return Err(broken("no answer in HTTP"));
+        }
+        bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    };
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| broken("no answer in HTTP"))?;
+    let status = head.strip_prefix("HTTP/1.").and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let status = status.ok_or_else(|| broken("no answer in HTTP"))?;
+    let rest = bytes.split_off(end + 4);
+    Ok((status, io::Cursor::new(rest).chain(stream)))
 }
 
 fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {

@@ -5,7 +5,9 @@
 
 mod apply;
 mod args;
+mod backup;
 mod client;
+mod operate;
 mod pki;
 mod show;
 mod table;
@@ -142,6 +144,8 @@ fn perform(console: &mut Console<'_>, command: Command) -> Result<()> {
     match command {
         Command::Run(_) => Err(Failure::reason("run is not a command of this console".into())),
         Command::Check { config, instance } => check(console, &config, instance.as_deref()),
+        Command::Tune(args) => operate::tune(console, &args),
+        Command::Snapshot(command) => backup::perform(console, command),
         Command::Pki(command) => pki::perform(console, command),
         Command::Apply(args) => apply::apply(console, &args),
         Command::Status { reach } => {
@@ -305,6 +309,7 @@ fn member(console: &mut Console<'_>, command: MemberCommand) -> Result<()> {
             let answer = console.client(&reach)?.post(&path(&["members", &label, "promote"]), &[])?;
             console.applied(&reach, &answer, &format!("{label} votes"))
         }
+        MemberCommand::Events { reach } => operate::events(console, &reach),
         MemberCommand::Transfer(MemberArgs { label, reach }) => {
             let answer = console.client(&reach)?.post(&path(&["members", &label, "transfer"]), &[])?;
             console.show(&reach, &answer, |done: TransferJson| format!("{} leads\n", table::printable(&done.leader)))
@@ -315,6 +320,7 @@ fn member(console: &mut Console<'_>, command: MemberCommand) -> Result<()> {
 fn consistency(fresh: Freshness) -> (&'static str, Option<String>) {
     let word = match fresh {
         Freshness::Local => None,
+        Freshness::Bounded => Some("bounded".into()),
         Freshness::Linearizable => Some("linearizable".into()),
     };
     ("consistency", word)
@@ -329,10 +335,6 @@ fn terms(if_revision: Option<u64>, request: RequestArgs) -> String {
         ("answered_below", answered_below),
     ];
     query(&pairs.map(|(name, number)| (name, number.map(|number| number.to_string()))))
-}
-
-fn condition(if_revision: Option<u64>) -> String {
-    query(&[("if_revision", if_revision.map(|revision| revision.to_string()))])
 }
 
 impl Console<'_> {

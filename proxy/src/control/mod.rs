@@ -10,14 +10,14 @@ mod types;
 use std::{future::Future, net::IpAddr};
 
 use bytes::Bytes;
-use flow::{Epoch, MemberAddress, PoolSpec, Revision, ServerChange, SessionId};
+use flow::{Epoch, MemberAddress, PoolSpec, Revision, ServerChange, SessionId, Tuning};
 
 pub use check::check_pools;
 pub use error::{Blame, ControlError, Retry};
 pub use types::{
-    Applied, Consistency, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize, Member, Pin,
-    PinPage, PinState, PoolStatus, PoolsView, Readiness, Role, ServerStatus, Standing, Status, TableStatus, Terms,
-    Vote,
+    Applied, BackupWriter, Consistency, Event, EventKind, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry,
+    LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Role, ServerStatus, Standing,
+    Status, TableStatus, Terms, Vote,
 };
 
 /// What every method answers.
@@ -102,6 +102,25 @@ pub trait Control: Clone + Send + Sync + 'static {
 
     /// Makes a learner a voter; [`ControlError::Conflict`] while it is behind.
     fn member_promote(&self, label: String) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// What happened after the event of that number, oldest first. From memory: never waits.
+    fn events(&self, after: u64, limit: usize) -> Vec<Event>;
+
+    /// The committed settings of the log; `None`: every instance goes by its configuration. From memory.
+    fn tuning(&self) -> Option<Tuning>;
+
+    /// Commits settings of the log, or that there are none.
+    fn tune(&self, tuning: Option<Tuning>) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// Cuts this instance off from its peers and from gRPC clients (`false`), or brings it back.
+    fn set_grpc(&self, open: bool) -> impl Future<Output = Result<()>> + Send;
+
+    /// Has an instance stop, named by its id or label, as a signal would; another instance is told so by word, and may not
+    /// hear it.
+    fn stop_instance(&self, who: String) -> impl Future<Output = Result<()>> + Send;
+
+    /// All tables as this instance has them now.
+    fn backup(&self) -> impl Future<Output = Result<BackupWriter>> + Send;
 
     /// Hands the leadership of all groups to `label`.
     fn transfer(&self, label: String) -> impl Future<Output = Result<()>> + Send;

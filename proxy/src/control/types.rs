@@ -1,6 +1,9 @@
 //! The plain things that [`Control`](super::Control) takes and gives; the servers turn them into JSON and protobuf.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flow::{BackendId, Epoch, FleetId, Incarnation, InstanceId, MemberAddress, PoolSpec, Request, Revision, View};
@@ -11,6 +14,8 @@ pub enum Consistency {
     /// What this instance has applied; never waits.
     #[default]
     Local,
+    /// At least everything that was acknowledged anywhere so long before the request came. Needs a quorum at most so often.
+    Bounded(Duration),
     /// At least everything that was acknowledged anywhere before the request came; needs a quorum.
     Linearizable,
 }
@@ -23,6 +28,65 @@ pub struct Fresh<T> {
     /// The last index applied to the table that it came from.
     pub applied_index: u64,
 }
+
+/// Something that happened on this instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Counts up from 1 with each start of the instance.
+    pub number: u64,
+    /// When, in milliseconds since 1970 by this instance's clock.
+    pub unix_ms: u64,
+    /// What kind of thing.
+    pub kind: EventKind,
+    /// The instance that it happened to.
+    pub subject: String,
+    /// What happened, for people.
+    pub text: String,
+}
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// An instance is a member from now on.
+    MemberAdded,
+    /// A learner votes from now on.
+    MemberPromoted,
+    /// An instance is no member any more.
+    MemberRemoved,
+    /// Another instance leads group 0.
+    Leader,
+    /// The link to a peer is up.
+    LinkUp,
+    /// The link to a peer is down.
+    LinkDown,
+    /// A snapshot of a peer was installed.
+    Snapshot,
+    /// The disk is full, or has room again.
+    Disk,
+    /// An operator cut this instance off, or brought it back.
+    Grpc,
+}
+
+impl EventKind {
+    /// The word for it in the API.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::MemberAdded => "member_added",
+            Self::MemberPromoted => "member_promoted",
+            Self::MemberRemoved => "member_removed",
+            Self::Leader => "leader",
+            Self::LinkUp => "link_up",
+            Self::LinkDown => "link_down",
+            Self::Snapshot => "snapshot",
+            Self::Disk => "disk",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// Writes a backup of an instance's tables; may block.
+pub type BackupWriter = Box<dyn FnOnce(&mut dyn std::io::Write) -> std::io::Result<()> + Send>;
 
 /// A change that was committed and applied here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use flow::{
     BackendId, ControlCommand, ControlOutcome, ControlTable, Epoch, InstanceId, MemberAddress, PinKey, PoolId,
-    PoolSpec, Request, Revision, ServerChange, SessionId, SessionRefusal,
+    PoolSpec, Request, Revision, ServerChange, SessionId, SessionRefusal, Tuning,
     control::{Pool, identity},
 };
 use raftlog::{GroupId, Index, driver::Rejection};
@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     control::{
-        Applied, Consistency, Control, ControlError, Fresh, KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize,
-        Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus, Standing, Status,
-        Terms, Vote,
+        Applied, BackupWriter, Consistency, Control, ControlError, Event, Fresh, KvItem, KvPage, KvQuery, LogEntry,
+        LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus,
+        Standing, Status, Terms, Vote,
         check::{check_for_fleet, check_no_listener},
     },
     metrics::NodeCounters,
@@ -256,6 +256,33 @@ impl Control for Fleet {
         self.submit(ControlCommand::MemberPromote(id), true).await
     }
 
+    fn events(&self, after: u64, limit: usize) -> Vec<Event> {
+        self.events_after(after, limit)
+    }
+
+    fn tuning(&self) -> Option<Tuning> {
+        self.inner.shared.control().tuning()
+    }
+
+    async fn tune(&self, tuning: Option<Tuning>) -> Result<Applied> {
+        if let Some(Err(text)) = tuning.as_ref().map(Tuning::check) {
+            return Err(ControlError::Invalid(text));
+        }
+        self.submit(ControlCommand::Tune(tuning), true).await
+    }
+
+    async fn set_grpc(&self, open: bool) -> Result<()> {
+        self.open_grpc(open).await
+    }
+
+    async fn stop_instance(&self, who: String) -> Result<()> {
+        self.stop_one(&who).await
+    }
+
+    async fn backup(&self) -> Result<BackupWriter> {
+        self.all_tables()
+    }
+
     async fn transfer(&self, label: String) -> Result<()> {
         let id = self.member_id(&label).await?;
         if self.inner.shared.control().member(id).is_some_and(|member| !member.voter) {
@@ -423,8 +450,16 @@ impl Fleet {
 
     /// Makes sure that what is read next is as new as asked.
     async fn fresh(&self, group: GroupId, consistency: Consistency) -> Result<()> {
-        if consistency == Consistency::Local {
-            return Ok(());
+        let began_ms = now_ms();
+        match consistency {
+            Consistency::Local => return Ok(()),
+            Consistency::Bounded(most) => {
+                let bound_ms = began_ms.saturating_sub(most.as_millis() as u64);
+                if self.inner.shared.proven_ms(group).is_some_and(|proven_ms| proven_ms >= bound_ms) {
+                    return Ok(());
+                }
+            }
+            Consistency::Linearizable => {}
         }
         if self.inner.shared.groups().is_empty() {
             return Err(starting());
@@ -432,7 +467,10 @@ impl Fleet {
         let (answer, answered) = oneshot::channel();
         self.put(Input::CatchUp { group, patience: PATIENCE, answer }).await?;
         match self.applied(answered.await) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.inner.shared.note_proof(group, began_ms);
+                Ok(())
+            }
             // A read changes nothing.
             Err(ControlError::UnknownOutcome(_)) => {
                 Err(ControlError::Unavailable("the replica of this instance gave no answer".to_owned()))

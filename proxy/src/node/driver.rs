@@ -11,14 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use flow::{ControlCommand, SlotTable};
+use flow::{ControlCommand, InstanceId, SlotTable};
 use raftlog::{
     GroupId, Index, NodeId, Term,
     driver::{Install, TICK_MS},
     net::{Event, PeerAddress, Transport},
     wal::Received,
 };
-use replica::{Chosen, Output, Replica, Submitted, Ticket};
+use replica::{Chosen, GroupRole, Output, Replica, Submitted, Ticket};
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, error, info, warn};
 
@@ -31,6 +31,7 @@ use super::{
     shared::Shared,
     snapshots,
 };
+use crate::control::EventKind;
 
 /// The loop and what it reaches.
 pub struct Loop {
@@ -97,6 +98,8 @@ impl Loop {
             Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
             Input::Snapshot { from, group, message, state, received } => {
                 if self.replica.handle_snapshot(from, group, &message, *state) {
+                    let text = format!("a snapshot of group {group} at index {} came in", received.index());
+                    self.shared.events.add(EventKind::Snapshot, &self.label, text);
                     self.received.insert((group, received.index(), received.term()), *received);
                 }
             }
@@ -112,6 +115,8 @@ impl Loop {
                 }
             }
             Input::DiskFull(full) => {
+                let text = if full { "the disk is full" } else { "the disk has room again" };
+                self.shared.events.add(EventKind::Disk, &self.label, text.to_owned());
                 self.shared.disk_full.store(full, Ordering::Relaxed);
                 self.replica.set_may_lead(!full);
             }
@@ -139,7 +144,19 @@ impl Loop {
                 self.submits.insert(ticket, answer);
                 self.replica.catch_up(ticket, group, now_ms() + millis(patience));
             }
-            Input::HandOver(to) => self.replica.hand_over(to),
+            Input::FollowPeers => {
+                let table = flow::ControlTable::clone(&self.shared.control());
+                self.follow_members(&table);
+            }
+            Input::StopInstance(id) => {
+                // That it is no member was told; one that left since need not be stopped.
+                self.replica.ask_to_stop(id);
+            }
+            Input::HandOver(to) => {
+                // Who gives all away is about to end: others shall not hand them back.
+                self.replica.set_willing(to.is_some());
+                self.replica.hand_over(to);
+            }
             Input::Look(look) => look(&self.replica),
             Input::Stop => return true,
         }
@@ -151,10 +168,13 @@ impl Loop {
             Event::Frame { from, bytes } => self.replica.handle_frame(from, &bytes),
             Event::LinkUp { peer, label } => {
                 info!(peer = peer.0, %label, "the link to a peer is up");
+                self.shared.events.add(EventKind::LinkUp, &label, format!("the link to {label} is up"));
                 self.shared.let_in_by(&label);
             }
             Event::LinkDown { peer, label, refused } => {
                 warn!(%label, refused, "the link to a peer is down");
+                let why = if refused { ": nobody listens there" } else { "" };
+                self.shared.events.add(EventKind::LinkDown, &label, format!("the link to {label} is down{why}"));
                 if let Some(peer) = peer {
                     self.replica.handle_peer_down(peer, refused);
                 }
@@ -187,6 +207,7 @@ impl Loop {
                 }
                 // Before the links that follow from it: whoever answers there is known by it.
                 self.shared.publish_control(table.clone());
+                self.shared.events.follow_members(&table);
                 self.follow_members(&table);
             }
             Output::PublishGroup(group, view) => self.shared.publish_group(group, *view),
@@ -233,6 +254,7 @@ impl Loop {
                 if role.group.0 == 0 {
                     info!(role = ?role.role, term = role.term.0, leader = ?role.leader.map(|id| id.0), "role in group 0");
                 }
+                self.tell_leader(&role);
                 self.shared.publish_role(role);
             }
             Output::Broken { group, why } => {
@@ -247,14 +269,34 @@ impl Loop {
                 let table = self.shared.control();
                 self.follow_members(&table);
             }
+            Output::Stop => {
+                info!("an operator wants this instance to stop");
+                self.shared.stop_asked.send_replace(true);
+            }
             Output::Removed => {
                 self.shared.removed.store(true, Ordering::Relaxed);
                 error!(
-                    "this instance was removed from the fleet: it serves nothing any more. It can be stopped once \
-                     `rocinante member remove` has returned"
+                    "this instance was removed from the fleet: it serves nothing any more, and stops in {} s",
+                    REMOVED_GRACE.as_secs()
                 );
+                // Until then it helps the groups to let go of it: of two voters both must agree.
+                let stop = Arc::clone(&self.shared);
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(REMOVED_GRACE).await;
+                    stop.stop_asked.send_replace(true);
+                });
             }
         }
+    }
+
+    /// Another leader of group 0 is an event.
+    fn tell_leader(&self, role: &GroupRole) {
+        let before = self.shared.role(GroupId(0)).and_then(|role| role.leader);
+        let Some(leader) = role.leader.filter(|leader| role.group.0 == 0 && before != Some(*leader)) else { return };
+        let control = self.shared.control();
+        let label =
+            control.member(InstanceId(leader.0)).map_or(leader.to_string(), |member| member.address.label.clone());
+        self.shared.events.add(EventKind::Leader, &label, format!("{label} leads in term {}", role.term));
     }
 
     fn to_log(&self, work: Work) {
@@ -300,10 +342,11 @@ impl Loop {
             let newer = table.departed().any(|(other, by)| other > *id && leaving.contains(&other) && bears(by));
             leaving.contains(id) && !newer && table.member_by_label(label).is_none()
         });
+        let shut = self.shared.grpc_shut.load(Ordering::Relaxed);
         let peers: Vec<PeerAddress> = table
             .members()
             .chain(departed)
-            .filter(|(_, member)| member.address.label != self.label)
+            .filter(|(_, member)| member.address.label != self.label && !shut)
             .map(|(_, member)| PeerAddress::new(&member.address.label, &member.address.host, member.address.grpc))
             .collect();
         if peers == self.peers {
@@ -347,6 +390,9 @@ fn payload_bytes(input: &Input) -> usize {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
+
+/// How long an instance that was removed goes on, serving nothing.
+const REMOVED_GRACE: Duration = Duration::from_secs(30);
 
 /// The driver's tick.
 pub const TICK: Duration = Duration::from_millis(TICK_MS);

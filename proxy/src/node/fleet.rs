@@ -201,6 +201,7 @@ impl Fleet {
             (&shared.removed, "removed from the fleet"),
             (&shared.disk_full, "the disk is full"),
             (&shared.draining, "draining"),
+            (&shared.grpc_shut, "cut off from its peers by an operator"),
         ] {
             if flag.load(Ordering::Relaxed) {
                 reasons.push(reason.to_owned());

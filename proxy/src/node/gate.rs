@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, mpsc::SyncSender},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc::SyncSender},
     thread,
     time::{Duration, Instant},
 };
@@ -171,6 +171,10 @@ impl Gate for Doorkeeper {
     }
 
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
+        if self.shared.grpc_shut.load(Ordering::Relaxed) {
+            let text = format!("instance {} was cut off by an operator", self.identity().label);
+            return Err(Refused { code: RefusedCode::NotYet as u32, text });
+        }
         let hello = Hello::decode(hello).ok_or_else(malformed)?;
         let mut admitted = self.judge(&hello, remote)?;
         if admitted.new {

@@ -48,6 +48,10 @@ pub enum Input {
     Unpin { key: PinKey, revision: Revision, patience: Duration, answer: oneshot::Sender<Submitted> },
     /// Waits until everything committed before now is applied here.
     CatchUp { group: GroupId, patience: Duration, answer: oneshot::Sender<Submitted> },
+    /// Makes the transport's peers those that there should be.
+    FollowPeers,
+    /// An operator wants that instance to stop.
+    StopInstance(InstanceId),
     /// Hands leaderships over.
     HandOver(Option<InstanceId>),
     /// Looks at the replica.

@@ -15,15 +15,17 @@ mod clock;
 mod control;
 mod disk;
 mod driver;
+mod events;
 mod fleet;
 mod gate;
 mod health;
 mod input;
 mod names;
+mod operate;
 mod seen;
 mod shared;
 mod snapshots;
 mod start;
 
 pub use fleet::Fleet;
-pub use start::{Node, StartError};
+pub use start::{Node, StartError, restore};

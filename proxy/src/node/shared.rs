@@ -14,6 +14,8 @@ use raftlog::{GroupId, net::Refused};
 use replica::{GroupRole, birth::RefusedCode, group_of};
 use tokio::sync::watch;
 
+use super::events::Events;
+
 /// The views, and a few words on how the replica is.
 pub struct Shared {
     control: ArcSwap<ControlTable>,
@@ -27,6 +29,14 @@ pub struct Shared {
     pub removed: AtomicBool,
     pub disk_full: AtomicBool,
     pub draining: AtomicBool,
+    /// An operator has cut this instance off from its peers.
+    pub grpc_shut: AtomicBool,
+    /// Becomes true when an operator wants this instance to stop.
+    pub stop_asked: watch::Sender<bool>,
+    /// When, by this instance's clock, each group was last proven to hold all that was committed until then.
+    proofs: Mutex<BTreeMap<GroupId, u64>>,
+    /// What happened lately.
+    pub events: Events,
     /// What the peers said that refuse this instance, by their labels.
     refused: Mutex<BTreeMap<String, Refused>>,
     /// Whether one of them said that this instance does not belong to its fleet.
@@ -46,11 +56,27 @@ impl Shared {
             removed: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            grpc_shut: AtomicBool::new(false),
+            stop_asked: watch::Sender::new(false),
+            proofs: Mutex::default(),
+            events: Events::default(),
             refused: Mutex::new(BTreeMap::new()),
             outcast: AtomicBool::new(false),
             pools: watch::Sender::new(Arc::new(Vec::new())),
             controls: watch::Sender::new(()),
         }
+    }
+
+    /// All that was committed in this group until then is applied here.
+    pub fn note_proof(&self, group: GroupId, began_ms: u64) {
+        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        let proof = proofs.entry(group).or_default();
+        *proof = began_ms.max(*proof);
+    }
+
+    /// The time up to which this group is known to hold all that was committed.
+    pub fn proven_ms(&self, group: GroupId) -> Option<u64> {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
     }
 
     /// The pin groups are known from now on.

@@ -25,6 +25,7 @@ use raftlog::{
 };
 use replica::{
     Birthing, Founding, Identity, Replica, ReplicaConfig,
+    backup::{Backup, BackupError},
     storage::{Found, Storage, load_identity, load_known, save_identity},
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -374,6 +375,32 @@ fn spawn_replica(threads: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send
 pub fn note_refusal(shared: &Shared, label: &str, refused: &Refused) {
     warn!(peer = label, code = refused.code, reason = refused.text, "a peer refused this instance");
     shared.refused_by(label, refused);
+}
+
+/// Makes an empty data directory that of an instance of a new fleet, which begins with what a backup has.
+///
+/// # Errors
+/// If the directory cannot be used, is not empty, or the configuration lists no such instance.
+pub fn restore(config: &Config, label: &str, path: &Path, backup: Backup) -> Result<Identity, RestoreError> {
+    let founding = founding(config);
+    let open = |source: io::Error| RestoreError::Directory(path.to_owned(), source);
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path).map_err(open)?);
+    let life = Incarnation(random().map_err(|error| RestoreError::System(error.to_string()))? | 1);
+    Ok(replica::backup::restore(&disk, &founding, label, life, backup)?)
+}
+
+/// Why a backup was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The directory cannot be used.
+    #[error("cannot use the data directory {0}: {1}")]
+    Directory(PathBuf, io::Error),
+    /// The backup, the directory or the configuration does not allow for it.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// No random numbers.
+    #[error("{0}")]
+    System(String),
 }
 
 /// The fleet as the configuration founds it.

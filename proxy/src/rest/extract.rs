@@ -1,5 +1,7 @@
 //! What handlers take from a request; what cannot be read is answered in JSON like every other error.
 
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -32,6 +34,7 @@ pub struct JsonBody<T>(pub T);
 #[serde(deny_unknown_fields)]
 pub struct ReadQuery {
     consistency: Option<String>,
+    max_staleness_ms: Option<u64>,
 }
 
 /// `?if_revision=`
@@ -74,6 +77,7 @@ pub struct PageQuery {
     pub after: Option<String>,
     limit: Option<u64>,
     consistency: Option<String>,
+    max_staleness_ms: Option<u64>,
 }
 
 /// `?group=&from=&limit=`
@@ -101,14 +105,14 @@ pub struct GroupQuery {
 impl ReadQuery {
     /// How fresh the read has to be.
     pub fn consistency(&self) -> Result<Consistency, Failure> {
-        parse_consistency(self.consistency.as_deref())
+        parse_consistency(self.consistency.as_deref(), self.max_staleness_ms)
     }
 }
 
 impl PageQuery {
     /// How fresh the read has to be.
     pub fn consistency(&self) -> Result<Consistency, Failure> {
-        parse_consistency(self.consistency.as_deref())
+        parse_consistency(self.consistency.as_deref(), self.max_staleness_ms)
     }
 
     /// How many rows.
@@ -172,14 +176,21 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-fn parse_consistency(text: Option<&str>) -> Result<Consistency, Failure> {
-    match text {
-        None | Some("local") => Ok(Consistency::Local),
-        Some("linearizable") => Ok(Consistency::Linearizable),
-        Some(other) => Err(invalid(format!("consistency {other:?}: local, linearizable is possible"))),
+fn parse_consistency(text: Option<&str>, max_staleness_ms: Option<u64>) -> Result<Consistency, Failure> {
+    match (text, max_staleness_ms) {
+        (None | Some("local"), None) => Ok(Consistency::Local),
+        (Some("linearizable"), None) => Ok(Consistency::Linearizable),
+        (Some("bounded"), most) => Ok(Consistency::Bounded(most.map_or(STALENESS_DEFAULT, Duration::from_millis))),
+        (None | Some("local" | "linearizable"), Some(_)) => {
+            Err(invalid("max_staleness_ms goes with consistency=bounded".to_owned()))
+        }
+        (Some(other), _) => Err(invalid(format!("consistency {other:?}: local, bounded, linearizable is possible"))),
     }
 }
 
 fn invalid(text: String) -> Failure {
     ControlError::Invalid(text).into()
 }
+
+/// How old a bounded read may be if nothing is said.
+const STALENESS_DEFAULT: Duration = Duration::from_secs(1);

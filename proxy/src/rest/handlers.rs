@@ -279,10 +279,6 @@ pub async fn transfer<C: Control>(State(control): State<C>, InPath(label): InPat
     Ok(Json(TransferJson { leader: label }))
 }
 
-pub async fn later(uri: Uri) -> Failure {
-    ControlError::Unsupported(format!("{} comes with a later version", uri.path())).into()
-}
-
 pub async fn openapi() -> Json<serde_json::Value> {
     Json(paths::openapi())
 }

@@ -8,6 +8,7 @@ mod failure;
 mod guard;
 mod handlers;
 pub mod json;
+pub mod operate;
 pub mod paths;
 pub mod pool_json;
 mod serve;
@@ -34,6 +35,7 @@ pub const REQUESTS_MAX: usize = 256;
 /// The API of the instance behind `control`.
 pub fn router<C: Control>(control: C) -> Router {
     use handlers as h;
+    use operate as o;
     Router::new()
         .route("/", get(h::dashboard))
         .route("/status", get(h::status::<C>))
@@ -64,9 +66,12 @@ pub fn router<C: Control>(control: C) -> Router {
         .route("/members/{label}", delete(h::member_remove::<C>))
         .route("/members/{label}/promote", post(h::member_promote::<C>))
         .route("/members/{label}/transfer", post(h::transfer::<C>))
-        .route("/shutdownGrpc", post(h::later))
-        .route("/startGrpc", post(h::later))
-        .route("/shutdownNode/{id}", post(h::later))
+        .route("/events", get(o::events::<C>))
+        .route("/tuning", get(o::tuning::<C>).post(o::tune::<C>).delete(o::untune::<C>))
+        .route("/snapshot", get(o::snapshot::<C>))
+        .route("/shutdownGrpc", post(o::shutdown_grpc::<C>))
+        .route("/startGrpc", post(o::start_grpc::<C>))
+        .route("/shutdownNode/{id}", post(o::shutdown_node::<C>))
         .route("/openapi.json", get(h::openapi))
         .fallback(h::unmatched)
         .method_not_allowed_fallback(h::unmatched)

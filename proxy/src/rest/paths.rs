@@ -62,9 +62,14 @@ pub const PATHS: &[PathEntry] = &[
     ),
     post("/members/{label}/promote", "Makes a learner a voter.", None),
     post("/members/{label}/transfer", "Hands the leadership to this instance.", None),
-    post("/shutdownGrpc", "Comes with a later version.", None),
-    post("/startGrpc", "Comes with a later version.", None),
-    post("/shutdownNode/{id}", "Comes with a later version.", None),
+    get("/events", "What happened lately on this instance: members, leaders, links, snapshots.", EVENTS),
+    get("/tuning", "The committed settings of elections, if there are any.", &[]),
+    post("/tuning", "Commits settings of elections; every instance goes by them at once.", Some(TUNING_EXAMPLE)),
+    delete("/tuning", "Every instance goes by its configuration again.", &[]),
+    get("/snapshot", "A backup of all tables, for `rocinante snapshot`; not JSON.", &[]),
+    post("/shutdownGrpc", "Cuts this instance off from its peers and from gRPC clients.", None),
+    post("/startGrpc", "Brings this instance back.", None),
+    post("/shutdownNode/{id}", "Has an instance stop, as a signal would; by id or label.", None),
     get("/openapi.json", "This API, for machines.", &[]),
 ];
 
@@ -108,8 +113,11 @@ fn operation(entry: &PathEntry) -> Value {
         variables.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
     let in_query = entry.query.iter().map(|name| {
         let schema = match *name {
-            "consistency" => json!({ "type": "string", "enum": ["local", "linearizable"], "default": "local" }),
-            "limit" | "group" | "from" | "if_revision" | "session" | "sequence" | "answered_below" => {
+            "consistency" => {
+                json!({ "type": "string", "enum": ["local", "bounded", "linearizable"], "default": "local" })
+            }
+            "limit" | "group" | "from" | "if_revision" | "max_staleness_ms" | "session" | "sequence"
+            | "answered_below" => {
                 json!({ "type": "integer", "minimum": 0 })
             }
             _ => json!({ "type": "string" }),
@@ -165,13 +173,16 @@ fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
-const READ: &[&str] = &["consistency"];
-const PAGE: &[&str] = &["after", "limit", "consistency"];
-const KEYS: &[&str] = &["prefix", "after", "limit", "consistency"];
+const READ: &[&str] = &["consistency", "max_staleness_ms"];
+const PAGE: &[&str] = &["after", "limit", "consistency", "max_staleness_ms"];
+const KEYS: &[&str] = &["prefix", "after", "limit", "consistency", "max_staleness_ms"];
 const CONDITION: &[&str] = &["if_revision"];
 const CHANGE: &[&str] = &["if_revision", "session", "sequence", "answered_below"];
 const GROUP: &[&str] = &["group"];
 const LOG: &[&str] = &["group", "from", "limit"];
+const EVENTS: &[&str] = &["after", "limit"];
+const TUNING_EXAMPLE: &str =
+    "{\"heartbeat_ms\": 50, \"election_ms\": 300, \"detector\": {\"phi\": 8.0}, \"spread\": true, \"shuffle_ms\": 0}";
 const MEMBER_EXAMPLE: &str =
     "{\"label\": \"d\", \"address\": \"127.0.0.4\", \"grpc\": 35001, \"rest\": 8001, \"metrics\": 2112}";
 

@@ -33,8 +33,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 pub const HEADERS_MAX: usize = 64;
 /// How long a connection may take to send a request's headers, waiting for its next request included.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection lives, whatever it does: the end of slow readers.
-pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
+/// How long a connection lives, whatever it does: the end of slow readers, and time enough for a backup.
+pub const CONNECTION_LIFETIME: Duration = Duration::from_mins(10);
 /// How long a connection may take to finish the request at hand, once it is to close.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before accepting again after the system refused to.

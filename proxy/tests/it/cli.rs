@@ -224,7 +224,7 @@ fn usage_errors_and_help_have_their_own_status() {
     usage("server add web s1 127.0.0.1");
     usage("pin list web --limit 0");
     usage("run");
-    let commands = "run check apply status server pin kv member pki";
+    let commands = "run check apply status server pin kv member tune snapshot pki";
     for command in commands.split(' ') {
         let ran = run_with(&format!("{command} --help"), None, Path::new("none"));
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{command}");
@@ -251,6 +251,11 @@ fn usage_errors_and_help_have_their_own_status() {
         "member remove",
         "member promote",
         "member transfer",
+        "member events",
+        "tune",
+        "snapshot save",
+        "snapshot inspect",
+        "snapshot restore",
         "pki init",
         "pki issue",
     ] {

@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use flow::{
     BackendId, Balance, Bind, Commit, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
-    OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState, SessionId, View,
+    OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState, SessionId, Tuning, View,
 };
 use proxy::control::{
-    Applied, Consistency, Control, ControlError, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry, LogRange,
-    LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, Role, ServerStatus, Standing,
-    Status, TableStatus, Terms, Vote,
+    Applied, BackupWriter, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus, KvItem, KvPage,
+    KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result,
+    Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
 };
 
 /// Instance `a` of a fleet in memory; clones share it.
@@ -38,6 +38,8 @@ struct State {
     silent: bool,
     unanswered: usize,
     linearizable_reads: u64,
+    events: Vec<Event>,
+    tuning: Option<Tuning>,
 }
 
 impl MemoryControl {
@@ -58,6 +60,8 @@ impl MemoryControl {
             silent: false,
             unanswered: 0,
             linearizable_reads: 0,
+            events: Vec::new(),
+            tuning: None,
         };
         state.commit("members", "a b");
         for n in 0..250_u8 {
@@ -426,6 +430,45 @@ impl Control for MemoryControl {
             Ok(state.commit("member", label))
         })
         .await
+    }
+
+    fn events(&self, after: u64, limit: usize) -> Vec<Event> {
+        let state = self.state.lock().unwrap();
+        state.events.iter().filter(|event| event.number > after).take(limit).cloned().collect()
+    }
+
+    fn tuning(&self) -> Option<Tuning> {
+        self.state.lock().unwrap().tuning
+    }
+
+    async fn tune(&self, tuning: Option<Tuning>) -> Result<Applied> {
+        if let Some(Err(text)) = tuning.as_ref().map(Tuning::check) {
+            return Err(ControlError::Invalid(text));
+        }
+        self.with(|state| {
+            state.tuning = tuning;
+            Ok(state.commit("tune", String::new()))
+        })
+        .await
+    }
+
+    async fn set_grpc(&self, open: bool) -> Result<()> {
+        self.with(|state| {
+            let number = state.events.len() as u64 + 1;
+            let text = if open { "open" } else { "shut" }.to_owned();
+            let kind = EventKind::Grpc;
+            state.events.push(Event { number, unix_ms: 1_000, kind, subject: "a".into(), text });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop_instance(&self, who: String) -> Result<()> {
+        self.with(|state| state.member(&who).map(drop)).await
+    }
+
+    async fn backup(&self) -> Result<BackupWriter> {
+        Ok(Box::new(|out| out.write_all(&[7; 200_000])))
     }
 
     async fn transfer(&self, label: String) -> Result<()> {

@@ -233,6 +233,44 @@ fn members_come_vote_lead_and_go() {
 }
 
 #[test]
+fn an_instance_is_cut_off_tuned_stopped_and_backed_up() {
+    let instance = Instance::start();
+    let ask = |what: &str, body: &str, status, expected| check(&instance, what, body, status, expected);
+    ask("POST /shutdownGrpc", "", 200, json!({ "grpc": "shut" }));
+    ask("POST /startGrpc", "", 200, json!({ "grpc": "open" }));
+    ask("GET /startGrpc", "", 405, json!({ "reason": "wrong_method" }));
+    ask(
+        "GET /events?after=1",
+        "",
+        200,
+        json!({ "events": [{ "number": 2, "kind": "grpc", "text": "open", "subject": "a", "unix_ms": 1000 }] }),
+    );
+    ask("GET /events?after=x", "", 400, json!({ "reason": "invalid" }));
+    ask("GET /tuning", "", 200, json!({ "tuning": null }));
+    let tuning = json!({ "heartbeat_ms": 100, "election_ms": 600, "detector": { "phi": 8.5 }, "spread": false, "shuffle_ms": 0 });
+    ask("POST /tuning", &tuning.to_string(), 200, json!({ "index": 2 }));
+    ask("GET /tuning", "", 200, json!({ "tuning": tuning }));
+    let wrong = tuning.to_string().replace("600", "200");
+    ask("POST /tuning", &wrong, 400, json!({ "reason": "invalid" }));
+    ask("POST /tuning", "{}", 400, json!({ "reason": "invalid" }));
+    ask("DELETE /tuning", "", 200, json!({ "index": 3 }));
+    ask("POST /shutdownNode/b", "", 200, json!({ "stopping": "b" }));
+    ask("POST /shutdownNode/z", "", 404, json!({ "reason": "not_found" }));
+    instance.stop();
+}
+
+#[test]
+fn reads_are_as_fresh_as_asked() {
+    let instance = Instance::start();
+    let ask = |what: &str, status, expected| check(&instance, what, "", status, expected);
+    ask("GET /pools?consistency=bounded", 200, json!({}));
+    ask("GET /pools?consistency=bounded&max_staleness_ms=20", 200, json!({}));
+    ask("GET /pools?max_staleness_ms=20", 400, json!({ "reason": "invalid" }));
+    ask("GET /pools?consistency=newest", 400, json!({ "reason": "invalid" }));
+    instance.stop();
+}
+
+#[test]
 fn each_error_has_a_status_a_reason_and_a_hint() {
     let instance = Instance::start();
     type Make = fn(String) -> ControlError;

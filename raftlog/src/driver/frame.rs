@@ -6,7 +6,7 @@
 //! | then each item: 4 | group |
 //! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word, 4 beat |
 //! | 4 | length of what follows |
-//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender may lead (1) |
+//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender takes leaderships that are handed over (1) |
 //!
 //! Numbers are big-endian. A frame has at most [`FRAME_BYTES_MAX`] bytes.
 

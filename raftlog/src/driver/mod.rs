@@ -67,8 +67,10 @@ pub struct Driver {
     round: u64,
     /// The last round known to be on disk.
     persisted: u64,
-    /// Whether this replica may lead: not while its disk is full, nor when it is about to end.
+    /// Whether this replica may lead: not while its disk is full.
     may_lead: bool,
+    /// Whether it takes leaderships that others hand over: not when it is about to end.
+    willing: bool,
     /// Something is wrong beyond repair: nothing more is done.
     broken: bool,
     random: Random,
@@ -97,6 +99,7 @@ impl Driver {
             round: 0,
             persisted: 0,
             may_lead: true,
+            willing: true,
             broken: false,
             random,
             counters: Counters::default(),
@@ -319,6 +322,11 @@ impl Driver {
         }
     }
 
+    /// Whether this replica takes leaderships that others hand over. It can still be elected.
+    pub fn set_willing(&mut self, willing: bool) {
+        self.willing = willing;
+    }
+
     /// Whether this replica may lead. Taking it away resigns at once.
     pub fn set_may_lead(&mut self, may_lead: bool) {
         self.may_lead = may_lead;
@@ -447,7 +455,7 @@ impl Driver {
 
     fn step(&mut self, from: NodeId, group: GroupId, message: &[u8], ticks: Ticks) {
         let overloaded = self.overloaded();
-        let may_lead = self.may_lead;
+        let heir = self.may_lead && self.willing;
         let Some(found) = self.groups.get_mut(group.0 as usize) else {
             self.counters.frames_malformed += 1;
             return;
@@ -465,7 +473,7 @@ impl Driver {
                     // A snapshot comes another way, with its state.
                     MessageType::MsgSnapshot => self.counters.frames_malformed += 1,
                     // Whoever hands over finds another heir when its time is up.
-                    MessageType::MsgTimeoutNow if !may_lead => self.counters.messages_dropped += 1,
+                    MessageType::MsgTimeoutNow if !heir => self.counters.messages_dropped += 1,
                     _ => {
                         self.dirty.insert(group.0 as usize);
                         found.step(message, ticks, &mut self.counters);

@@ -127,7 +127,7 @@ impl Driver {
         }
         let beat_ms = self.config.tuning.heartbeat_ticks as u64 * TICK_MS;
         self.peers.follow(&peers, &self.config.tuning, beat_ms);
-        let may_lead = self.may_lead;
+        let may_lead = self.may_lead && self.willing;
         for peer in peers {
             self.outbox.add(peer, GroupId(0), Item::Beat { may_lead });
         }

@@ -11,6 +11,7 @@ mod fleet;
 mod isolation;
 mod kit;
 mod members;
+mod operate;
 mod ports;
 mod start;
 mod stop;

@@ -1,0 +1,217 @@
+//! The paths by which an instance as a whole is operated: events, settings of the log, gates, backups.
+
+use std::io::{self, Write};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use flow::{Detector, Tuning};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    extract::{InPath, InQuery, JsonBody},
+    failure::Failure,
+    json::AppliedJson,
+};
+use crate::control::{Control, Event, check::page_rows};
+
+/// `/events`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsJson {
+    /// Oldest first.
+    pub events: Vec<EventJson>,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventJson {
+    /// Counts up from 1 with each start of the instance.
+    pub number: u64,
+    /// Milliseconds since 1970, by the instance's clock.
+    pub unix_ms: u64,
+    /// `member_added`, `member_promoted`, `member_removed`, `leader`, `link_up`, `link_down`, `snapshot`, `disk` or `grpc`.
+    pub kind: String,
+    /// The instance that it happened to.
+    pub subject: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// Settings of elections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TuningJson {
+    /// Between heartbeats.
+    pub heartbeat_ms: u32,
+    /// Silence of a leader that starts an election.
+    pub election_ms: u32,
+    /// How silence of an instance is judged.
+    pub detector: DetectorJson,
+    /// Whether leaderships are spread.
+    pub spread: bool,
+    /// Leaderships are shuffled so often; 0 is never.
+    pub shuffle_ms: u32,
+}
+
+/// A failure detector: `{"phi": 8.0}` or `{"fixed_ms": 500}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DetectorJson {
+    /// Phi accrual, at this phi.
+    Phi(f64),
+    /// So many milliseconds of silence.
+    FixedMs(u32),
+}
+
+/// `/tuning`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TuningReadJson {
+    /// The committed settings; none where every instance goes by its configuration.
+    pub tuning: Option<TuningJson>,
+}
+
+/// What a gate is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrpcJson {
+    /// `open` or `shut`.
+    pub grpc: String,
+}
+
+/// An instance that was told to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppingJson {
+    /// As it was named.
+    pub stopping: String,
+}
+
+/// `?after=&limit=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    #[serde(default)]
+    after: u64,
+    limit: Option<u64>,
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// Lists events.
+pub async fn events<C: Control>(State(control): State<C>, InQuery(query): InQuery<EventsQuery>) -> Answer<EventsJson> {
+    let events = control.events(query.after, page_rows(query.limit)?);
+    Ok(Json(EventsJson { events: events.into_iter().map(Into::into).collect() }))
+}
+
+/// Shows the settings.
+pub async fn tuning<C: Control>(State(control): State<C>) -> Json<TuningReadJson> {
+    Json(TuningReadJson { tuning: control.tuning().map(Into::into) })
+}
+
+/// Commits settings.
+pub async fn tune<C: Control>(State(control): State<C>, JsonBody(body): JsonBody<TuningJson>) -> Answer<AppliedJson> {
+    Ok(Json(control.tune(Some(body.into())).await?.into()))
+}
+
+/// Removes the settings.
+pub async fn untune<C: Control>(State(control): State<C>) -> Answer<AppliedJson> {
+    Ok(Json(control.tune(None).await?.into()))
+}
+
+/// Cuts the instance off.
+pub async fn shutdown_grpc<C: Control>(State(control): State<C>) -> Answer<GrpcJson> {
+    control.set_grpc(false).await?;
+    Ok(Json(GrpcJson { grpc: "shut".into() }))
+}
+
+/// Brings it back.
+pub async fn start_grpc<C: Control>(State(control): State<C>) -> Answer<GrpcJson> {
+    control.set_grpc(true).await?;
+    Ok(Json(GrpcJson { grpc: "open".into() }))
+}
+
+/// Has an instance stop.
+pub async fn shutdown_node<C: Control>(State(control): State<C>, InPath(who): InPath<String>) -> Answer<StoppingJson> {
+    control.stop_instance(who.clone()).await?;
+    Ok(Json(StoppingJson { stopping: who }))
+}
+
+/// A backup as a stream.
+pub async fn snapshot<C: Control>(State(control): State<C>) -> Result<Response, Failure> {
+    let write = control.backup().await?;
+    let (sender, parts) = mpsc::channel(PARTS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let mut out = Parts { sender, part: Vec::with_capacity(PART_BYTES) };
+        if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
+            // Whoever reads must not take a part for the whole. Gone already: nobody is to be told.
+            drop(out.sender.blocking_send(Err(error)));
+        }
+    });
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(ReceiverStream::new(parts))).into_response())
+}
+
+/// Hands what is written to the connection, part by part, as it takes them.
+struct Parts {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    part: Vec<u8>,
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PART_BYTES - self.part.len());
+        self.part.extend_from_slice(&bytes[..taken]);
+        if self.part.len() == PART_BYTES {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let part = Bytes::from(std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES)));
+        self.sender.blocking_send(Ok(part)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl From<Event> for EventJson {
+    fn from(event: Event) -> Self {
+        let Event { number, unix_ms, kind, subject, text } = event;
+        Self { number, unix_ms, kind: kind.word().to_owned(), subject, text }
+    }
+}
+
+impl From<Tuning> for TuningJson {
+    fn from(tuning: Tuning) -> Self {
+        let Tuning { heartbeat_ms, election_ms, detector, spread, shuffle_ms } = tuning;
+        let detector = match detector {
+            Detector::Phi(tenths) => DetectorJson::Phi(f64::from(tenths) / 10.0),
+            Detector::Fixed(ms) => DetectorJson::FixedMs(ms),
+        };
+        Self { heartbeat_ms, election_ms, detector, spread, shuffle_ms }
+    }
+}
+
+impl From<TuningJson> for Tuning {
+    fn from(json: TuningJson) -> Self {
+        let TuningJson { heartbeat_ms, election_ms, detector, spread, shuffle_ms } = json;
+        let detector = match detector {
+            // What is no number, or too large, is checked as one that is too large.
+            DetectorJson::Phi(phi) => Detector::Phi((phi * 10.0).round() as u32),
+            DetectorJson::FixedMs(ms) => Detector::Fixed(ms),
+        };
+        Self { heartbeat_ms, election_ms, detector, spread, shuffle_ms }
+    }
+}
+
+/// Bytes of a backup that are handed to the connection at once.
+const PART_BYTES: usize = 64 << 10;
+
+/// How many parts of a backup are made before the connection asks for them.
+const PARTS_AHEAD: usize = 4;
