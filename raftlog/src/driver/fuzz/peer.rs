@@ -161,7 +161,7 @@ impl World {
                 self.driver.read_index(GROUP, u64::from(input.byte()));
                 self.driver.transfer(GROUP, NodeId(2 + u64::from(input.byte() % 3)));
             }
-            _ => self.driver.handle_peer_down(NodeId(2), input.byte() % 2 == 0),
+            _ => self.driver.handle_peer_down(NodeId(2), input.byte() < 128),
         }
     }
 
