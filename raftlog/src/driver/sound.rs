@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use raft::{
     Raft, StateRole, Storage,
-    eraftpb::{ConfState, Entry, Message, MessageType},
+    eraftpb::{ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType},
 };
 
 /// Whether a peer may have sent this message to a replica in this state. Not whether it is true.
@@ -15,6 +15,7 @@ pub fn sound<S: Storage>(message: &Message, raft: &Raft<S>) -> bool {
     if (message.term == 0) != (message.msg_type() == Kind::MsgReadIndex)
         || message.term > raft.term.saturating_add(TERM_LEAP_MAX)
         || message.request_snapshot != 0
+        || message.index.max(message.commit).max(message.reject_hint) >= INDEX_MAX
     {
         return false;
     }
@@ -68,12 +69,24 @@ fn follow(index: u64, log_term: u64, term: u64, entries: &[Entry]) -> bool {
     }
     let (mut at, mut least) = (index, log_term);
     for entry in entries {
+        if EntryType::from_i32(entry.entry_type).is_none() {
+            return false;
+        }
         if at >= INDEX_MAX || entry.index != at + 1 || entry.term < least || entry.term > term {
             return false;
         }
         (at, least) = (entry.index, entry.term);
     }
     true
+}
+
+/// Whether the core can take over a change of members that was committed: it ends the process over numbers it does not
+/// know. The answer is the same on every replica.
+pub fn sound_change(change: &ConfChangeV2) -> bool {
+    let known = |kind| ConfChangeType::from_i32(kind).is_some();
+    ConfChangeTransition::from_i32(change.transition).is_some()
+        && change.changes.len() <= MEMBERS_MAX
+        && change.changes.iter().all(|single| known(single.change_type))
 }
 
 /// Members that the core can take over: each once, in one role, and old voters only in a joint change.

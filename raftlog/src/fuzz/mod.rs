@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-pub use crate::driver::fuzz::frame;
+pub use crate::driver::fuzz::{frame, peer};
 pub use crate::wal::fuzz::{log, small, snapshot};
 
 /// What is fuzzed: its name, what takes the input, and inputs to start from.
@@ -18,11 +18,12 @@ pub struct Target {
 }
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "log", run: log, seeds: crate::wal::fuzz::log_seeds },
     Target { name: "snapshot", run: snapshot, seeds: crate::wal::fuzz::snapshot_seeds },
     Target { name: "small", run: small, seeds: crate::wal::fuzz::small_seeds },
     Target { name: "frame", run: frame, seeds: crate::driver::fuzz::frame_seeds },
+    Target { name: "peer", run: peer, seeds: crate::driver::fuzz::peer_seeds },
 ];
 
 /// The inputs to start from of one target.

@@ -23,6 +23,11 @@ fn no_bytes_of_a_frame_end_the_process() {
     mutate("frame", 100_000);
 }
 
+#[test]
+fn no_messages_of_a_peer_end_the_process() {
+    mutate("peer", 4_000);
+}
+
 /// Else the target would see nothing but checksums that do not fit.
 #[test]
 fn many_changed_logs_get_past_the_checksums() {

@@ -15,6 +15,7 @@ use crate::{
         entry::{content, decode_entry},
         frame::Item,
         memlog::entry_time,
+        sound::sound_change,
     },
     plant::{self, Plant},
     types::{Index, NodeId, Record, Term},
@@ -250,7 +251,7 @@ impl Group {
     }
 
     fn apply_members(&mut self, entry: &Entry) {
-        let Ok(change) = ConfChangeV2::decode(entry.data.as_slice()) else { return };
+        let Some(change) = ConfChangeV2::decode(entry.data.as_slice()).ok().filter(sound_change) else { return };
         // A change that the core refuses changes nothing, here as on every other replica.
         if let Ok(members) = self.node.apply_conf_change(&change) {
             let log = self.node.mut_store();

@@ -31,6 +31,8 @@ fn messages_that_the_core_does_not_survive_are_counted_and_dropped() {
         raw(victim, leader, MessageType::MsgPropose),
         Message { index: last + 1, ..to_leader(MessageType::MsgAppendResponse) },
         Message { reject: true, request_snapshot: 1, ..to_leader(MessageType::MsgAppendResponse) },
+        Message { reject: true, reject_hint: u64::MAX, ..to_leader(MessageType::MsgAppendResponse) },
+        append(vec![Entry { entry_type: 9, ..entry(last + 1) }]),
     ];
     for message in bad {
         let (to, from) = (NodeId(message.to), NodeId(message.from));
@@ -42,6 +44,17 @@ fn messages_that_the_core_does_not_survive_are_counted_and_dropped() {
     fleet.propose(leader, 2, "b");
     fleet.run(10);
     fleet.check(&fleet.others(NodeId(0)), &["a", "b"]);
+}
+
+/// Found by fuzzing: the core looks its numbers up in a list, and ends the process over one that is not in it.
+#[test]
+fn a_committed_change_of_unknown_kind_is_none() {
+    use raft::eraftpb::{ConfChangeSingle, ConfChangeV2};
+    let single = |change_type| ConfChangeSingle { change_type, node_id: 2 };
+    let change = |transition, kind| ConfChangeV2 { transition, changes: vec![single(kind)], ..ConfChangeV2::default() };
+    assert!(super::super::sound::sound_change(&change(0, 1)));
+    assert!(!super::super::sound::sound_change(&change(96, 1)));
+    assert!(!super::super::sound::sound_change(&change(0, 77)));
 }
 
 /// A peer that lies may do harm, but not end the process.

@@ -1,6 +1,7 @@
 //! Segments that are used again: what they held before is never taken for anything, whenever the process ends.
 
 use super::*;
+use crate::disk::FileDisk;
 
 /// Entries of one filling.
 const FILL: u64 = 30;
@@ -59,6 +60,28 @@ fn released_segments_become_the_next_ones() {
         }
         wal.append(&[snapshot(0, life * FILL + FILL, 1)], true).unwrap();
     }
+}
+
+/// The same on a real disk, over several processes.
+#[test]
+fn a_real_disk_takes_its_segments_again_too() {
+    let path = std::env::temp_dir().join(format!("raftlog-reuse-{}", std::process::id()));
+    let mut model = Model::new();
+    for life in 0..6 {
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(&path).unwrap());
+        let (mut wal, recovered) = Wal::open(Arc::clone(&disk), options()).unwrap();
+        assert_eq!((recovered.groups, recovered.cut), (model.clone(), None), "life {life}");
+        let before = wal.tail.sequence;
+        for round in fill(1 + life * FILL) {
+            wal.append(&round, life % 2 == 0).unwrap();
+            apply(&mut model, &round);
+            check_read(&mut wal, &model, 400);
+        }
+        assert!(wal.tail.sequence > before + 2);
+        assert!(wal.release().unwrap() > 2);
+        assert_eq!(wal.usage().spare_segments, SPARE_SEGMENTS_MAX);
+    }
+    std::fs::remove_dir_all(&path).unwrap();
 }
 
 #[test]

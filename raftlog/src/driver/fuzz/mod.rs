@@ -1,4 +1,7 @@
-//! Fuzz target for what comes from a peer: any bytes are an error or a frame that encodes to itself.
+//! Fuzz targets for what comes from a peer: any bytes are an error or a frame that encodes to itself, and any messages
+//! are survived.
+
+mod peer;
 
 use bytes::Bytes;
 
@@ -8,6 +11,8 @@ use super::{
     frame::{self, FrameBuilder, Item},
 };
 use crate::types::{GroupId, NodeId};
+
+pub use peer::{peer, peer_seeds};
 
 /// A frame, and the Raft messages in it.
 pub fn frame(data: &[u8]) {
@@ -39,6 +44,7 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
         Item::Propose { origin: NodeId(2), token: 9, data: Bytes::from_static(b"data") },
         Item::Refuse { token: 9, reason: Rejection::Overloaded },
         Item::Word(Bytes::from_static(b"word")),
+        Item::Beat { may_lead: true },
     ];
     let mut builder = FrameBuilder::default();
     for (group, item) in (0..).zip(&items) {
