@@ -1,6 +1,6 @@
 //! A simulated data directory: the log and the snapshots on a disk in memory, and what the log should hold.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 
@@ -22,8 +22,6 @@ pub struct Store {
     pub durable: Rc<RefCell<Mirror>>,
     /// What was written and not synced, oldest first.
     unsynced: Vec<Vec<Record>>,
-    /// Entries by group and index, to be read back.
-    live: BTreeMap<(GroupId, Index), (Term, Bytes)>,
 }
 
 /// What one life leaves to the next: what the log may hold now.
@@ -73,7 +71,7 @@ impl Store {
         }
         let durable = Rc::new(RefCell::new(durable));
         let mut store =
-            Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new(), live: BTreeMap::new() };
+            Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new() };
         if recovered.groups.is_empty() && !founders.is_empty() {
             let first = |group| Record::Snapshot { group: GroupId(group), index: FIRST.0, term: FIRST.1 };
             let records: Vec<Record> = (0..groups).map(first).collect();
@@ -87,9 +85,6 @@ impl Store {
         for group in (0..groups).map(GroupId) {
             let log = recovered.groups.remove(&group).unwrap_or_default();
             let (start, table) = store.start(group, founders, log)?;
-            for (index, term, data) in &start.entries {
-                store.live.insert((group, *index), (*term, data.clone()));
-            }
             starts.push(start);
             tables.push(table);
         }
@@ -175,37 +170,18 @@ impl Store {
                 self.durable.borrow_mut().append(&round);
             }
         }
-        for record in records {
-            match record {
-                Record::Entry { group, index, term, data } => {
-                    self.live.insert((*group, *index), (*term, data.clone()));
-                }
-                Record::Snapshot { group, index, .. } => {
-                    let dead: Vec<_> =
-                        self.live.range((*group, Index(0))..=(*group, *index)).map(|(at, _)| *at).collect();
-                    for at in dead {
-                        self.live.remove(&at);
-                    }
-                }
-                Record::HardState { .. } => {}
-            }
-        }
         Ok(())
     }
 
     /// Entries of the log from the disk, without a gap, as many as fit and one in any case.
-    pub fn read(&self, group: GroupId, from: Index, to: Index, max_bytes: u64) -> Vec<(Index, Term, Bytes)> {
-        let mut bytes = 0;
-        let mut found = Vec::new();
-        for ((_, index), (term, data)) in self.live.range((group, from)..(group, to)) {
-            bytes += data.len();
-            let follows = index.0 == from.0 + found.len() as u64;
-            if !follows || (bytes as u64 > max_bytes && !found.is_empty()) {
-                break;
-            }
-            found.push((*index, *term, data.clone()));
-        }
-        found
+    pub fn read(
+        &mut self,
+        group: GroupId,
+        from: Index,
+        to: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<(Index, Term, Bytes)>, WalError> {
+        self.wal.read(group, from, to, max_bytes as u64)
     }
 
     /// Stores a snapshot; whether that worked.

@@ -236,7 +236,11 @@ impl World {
         // What a stopped process is to see waits for it.
         if let Some(until) = place.map(|node| self.machines[node].paused_until_us).filter(|until| *until > self.now_us)
         {
-            return self.after(until - self.now_us, event);
+            let lag_us = match (&event, place) {
+                (Event::Frame { .. }, Some(node)) => self.machines[node].wakes_us,
+                _ => 0,
+            };
+            return self.after(until - self.now_us + lag_us, event);
         }
         match event {
             Event::Tick { node, life } => self.tick(node, life),
@@ -379,12 +383,12 @@ impl World {
             for action in actions {
                 self.carry_out(node, &mut process, action);
             }
+            self.look(node, &mut process);
         }
         if !process.reads.is_empty() {
             self.answer_reads(&mut process);
         }
         process.driver.check_invariants();
-        self.look(node, &mut process);
         self.machines[node].process = Some(process);
         self.work(node);
     }
@@ -607,8 +611,15 @@ impl World {
         if let Some(Work::Read { group, from, to, max_bytes }) =
             process.queue.pop_front_if(|work| matches!(work, Work::Read { .. }))
         {
-            let entries = process.store.read(group, from, to, max_bytes);
+            let entries = process.store.read(group, from, to, max_bytes)?;
             self.counts.log_reads += 1;
+            for (index, term, data) in &entries {
+                // What is not there any more was cut off, or covered, since it was asked for.
+                let known = process.store.given.entry(group, index.0).and_then(|(held, hash)| Some((held, hash?)));
+                if known.is_some_and(|known| known != (*term, hash(data))) {
+                    self.judge.blame(format!("entry {index} of group {group} is not read as it was written"));
+                }
+            }
             process.driver.handle_log_read(group, from, &entries);
             return Ok(());
         }
