@@ -60,18 +60,17 @@ impl Store {
         options: WalOptions,
         groups: u32,
         founders: &[NodeId],
-        remains: Option<&Remains>,
+        remains: &mut Option<Remains>,
     ) -> Result<Found, Refusal> {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let (wal, mut recovered) = Wal::open(Arc::clone(&disk), options)?;
         let snapshots = SnapshotStore::open(disk)?;
         let durable = Mirror::of(&recovered.groups);
-        if let Some(remains) = remains {
+        if let Some(remains) = &remains {
             remains.check(&durable).map_err(Refusal::Wrong)?;
         }
         let durable = Rc::new(RefCell::new(durable));
-        let mut store =
-            Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new() };
+        let mut store = Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new() };
         if recovered.groups.is_empty() && !founders.is_empty() {
             let first = |group| Record::Snapshot { group: GroupId(group), index: FIRST.0, term: FIRST.1 };
             let records: Vec<Record> = (0..groups).map(first).collect();
@@ -84,7 +83,7 @@ impl Store {
         let (mut starts, mut tables) = (Vec::new(), Vec::new());
         for group in (0..groups).map(GroupId) {
             let log = recovered.groups.remove(&group).unwrap_or_default();
-            let (start, table) = store.start(group, founders, log)?;
+            let (start, table) = store.start(group, founders, log, remains)?;
             starts.push(start);
             tables.push(table);
         }
@@ -98,6 +97,7 @@ impl Store {
         group: GroupId,
         founders: &[NodeId],
         log: RecoveredGroup,
+        remains: &mut Option<Remains>,
     ) -> Result<(GroupStart, Table), Refusal> {
         let marked = log.snapshot;
         let mut entries = log.entries;
@@ -114,7 +114,12 @@ impl Store {
                     // The crash came between the file and its mark.
                     let held = entries.iter().any(|(index, term, _)| (*index, *term) == place);
                     entries.retain(|(index, _, _)| held && *index > place.0);
-                    self.append(&[Record::Snapshot { group, index: place.0, term: place.1 }], true)?;
+                    let mark = Record::Snapshot { group, index: place.0, term: place.1 };
+                    self.append(std::slice::from_ref(&mark), true)?;
+                    // If the start fails after all, the next one finds it.
+                    if let Some(remains) = remains {
+                        remains.unsynced.push(vec![mark]);
+                    }
                 }
                 Some(SnapshotStart { index: place.0, term: place.1, meta })
             }
@@ -179,9 +184,9 @@ impl Store {
         group: GroupId,
         from: Index,
         to: Index,
-        max_bytes: usize,
+        max_bytes: u64,
     ) -> Result<Vec<(Index, Term, Bytes)>, WalError> {
-        self.wal.read(group, from, to, max_bytes as u64)
+        self.wal.read(group, from, to, max_bytes)
     }
 
     /// Stores a snapshot; whether that worked.
@@ -251,7 +256,11 @@ impl Remains {
             let allowed = !self.all_written || number + 1 == self.unsynced.len();
             matches |= allowed && may == *found;
         }
-        if matches { Ok(()) } else { Err("the log that was found is not what was stored".to_owned()) }
+        if matches {
+            return Ok(());
+        }
+        let behind = self.unsynced.len();
+        Err(format!("the log is not what was stored, with {behind} rounds not synced: {}", found.difference(&may)))
     }
 }
 

@@ -295,7 +295,7 @@ impl World {
         let all: Vec<NodeId> = (1..=self.setup.founders).map(NodeId).collect();
         let founders = if machine.founder { all.as_slice() } else { &[] };
         let options = self.setup.wal_options(id);
-        let found = Store::open(&machine.disk, options, self.setup.groups, founders, machine.remains.as_ref());
+        let found = Store::open(&machine.disk, options, self.setup.groups, founders, &mut machine.remains);
         let damaged = std::mem::take(&mut machine.damaged);
         let found = match found {
             Ok(found) => found,
@@ -491,7 +491,13 @@ impl World {
             let last = hosted.table.index;
             return self.judge.blame(format!("{id} restores group {group} to {index}, after {last}"));
         }
-        hosted.members = Rc::new(process.driver.members(group).unwrap_or_default());
+        // The driver goes by the members of a newer one, if that came in meanwhile.
+        let newer = process.restores.iter().any(|(of, at, _)| *of == group && *at > index)
+            || process.files.iter().any(|arrived| arrived.place.group == group && arrived.place.index > index);
+        hosted.members = match process.driver.members(group) {
+            Some(members) if !newer => Rc::new(members),
+            _ => Rc::clone(self.judge.members_at(group, index.0)),
+        };
         self.judge.restored(id, group, index.0, table.digest(), &hosted.members);
         hosted.table = table;
         self.counts.restores += 1;
