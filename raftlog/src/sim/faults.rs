@@ -118,7 +118,7 @@ impl World {
         let taken: Vec<usize> =
             (0..self.machines.len()).filter(|node| self.machines[*node].process.is_some()).collect();
         let Some(node) = self.random.pick(&taken) else { return };
-        match self.random.below(26) {
+        match self.random.below(28) {
             0..=2 => self.crash(node),
             3 => self.kill(node),
             4..=5 => self.pause(node),

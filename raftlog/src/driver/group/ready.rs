@@ -241,7 +241,7 @@ impl Group {
             });
         }
         round.counters.committed += applied.len() as u64;
-        if plant::on(Plant::AppliedTwice) && applied.len() > 2 {
+        if plant::on(Plant::EntriesAppliedTwice) && applied.len() > 2 {
             round.actions.push(Action::Apply { group: self.id, entries: applied.clone() });
         }
         round.actions.push(Action::Apply { group: self.id, entries: applied });
