@@ -150,8 +150,8 @@ impl Group {
         let mut ready = self.node.ready();
         let mut now = ready.take_messages();
         let mut after = ready.take_persisted_messages();
-        // An only voter leads without anybody's word: before its own disk knows of the term, a crash lets it lead in the
-        // same term again, with other entries than those that learners were sent.
+        // An only voter leads without anybody's word: before its own disk knows of the term, a crash lets it lead in
+        // the same term again, with other entries than those that learners were sent.
         if self.node.raft.prs().is_singleton() {
             after.splice(..0, now.drain(..));
         }
