@@ -491,11 +491,12 @@ impl World {
             let last = hosted.table.index;
             return self.judge.blame(format!("{id} restores group {group} to {index}, after {last}"));
         }
-        // The driver goes by the members of a newer one, if that came in meanwhile.
+        // The driver may be ahead: of a newer one that came in, or of entries that are to be applied next.
         let newer = process.restores.iter().any(|(of, at, _)| *of == group && *at > index)
             || process.files.iter().any(|arrived| arrived.place.group == group && arrived.place.index > index);
+        let ahead = process.driver.glance(group).is_none_or(|glance| glance.applied > index);
         hosted.members = match process.driver.members(group) {
-            Some(members) if !newer => Rc::new(members),
+            Some(members) if !newer && !ahead => Rc::new(members),
             _ => Rc::clone(self.judge.members_at(group, index.0)),
         };
         self.judge.restored(id, group, index.0, table.digest(), &hosted.members);
