@@ -15,7 +15,7 @@ pub enum Plant {
     /// Durability: what a restart finds in the log is taken for durable as it is.
     RecoveredNotSynced,
     /// Application: entries are handed out a second time.
-    AppliedTwice,
+    EntriesAppliedTwice,
     /// Snapshots: one is sent that does not know the newest members.
     StaleSnapshotMembers,
     /// Snapshots: its loss on the way is not reported.
@@ -40,7 +40,7 @@ impl Plant {
         ("ack-before-fsync", Self::AckBeforeFsync, "Durability: answers leave before what they answer for is on disk"),
         ("skipped-hard-state", Self::SkippedHardState, "Durability: terms and votes are not synced"),
         ("recovered-not-synced", Self::RecoveredNotSynced, "Durability: what a restart finds is taken for durable"),
-        ("applied-twice", Self::AppliedTwice, "Application: entries are handed out a second time"),
+        ("entries-applied-twice", Self::EntriesAppliedTwice, "Application: entries are handed out a second time"),
         ("stale-snapshot-members", Self::StaleSnapshotMembers, "Snapshots: sent without the newest members"),
         ("lost-snapshot-unreported", Self::LostSnapshotUnreported, "Snapshots: a loss is not reported"),
         ("mark-before-file", Self::MarkBeforeFile, "Snapshots: marked in the log before the file is on disk"),

@@ -214,7 +214,7 @@ impl MemLog {
     }
 
     /// What is on disk only: served from what was read last, or to be read.
-    fn from_disk(&self, low: u64, high: u64, limit: u64, context: GetEntriesContext) -> Result<Vec<Entry>> {
+    fn entries_on_disk(&self, low: u64, high: u64, limit: u64, context: GetEntriesContext) -> Result<Vec<Entry>> {
         let mut reads = self.reads.borrow_mut();
         if let Some(place) = reads.found.iter().position(|entry| entry.index == low) {
             let found = reads.found[place..].iter().take_while(|entry| entry.index < high);
@@ -250,7 +250,7 @@ impl Storage for MemLog {
         }
         let limit = max_size.into().unwrap_or(u64::MAX);
         if low < self.held_from {
-            return self.from_disk(low, high, limit, context);
+            return self.entries_on_disk(low, high, limit, context);
         }
         let from = (low - self.held_from) as usize;
         let to = (high - self.held_from) as usize;

@@ -1,5 +1,6 @@
 //! Drivers in memory, with wires that lose nothing unless they are cut and disks that are never late.
 
+mod alone;
 mod hostile;
 mod liveness;
 

@@ -110,11 +110,16 @@ impl World {
     }
 
     fn attempt(&mut self, client: usize) {
+        self.attempt_at(client, None);
+    }
+
+    /// Asks at some machine, or at this one.
+    fn attempt_at(&mut self, client: usize, at: Option<usize>) {
         self.clients.last_token += 1;
         let token = self.clients.last_token;
         let now_us = self.now_us;
         let awake: Vec<usize> = (0..self.machines.len()).filter(|node| self.machines[*node].awake(now_us)).collect();
-        let chosen = self.random.pick(&awake);
+        let chosen = at.filter(|node| awake.contains(node)).or_else(|| self.random.pick(&awake));
         let timeout_us = if self.setup.is_wide { 1_500_000 } else { self.random.range(100_000, 600_000) };
         let Some(wish) = &mut self.clients.all[client].wish else { return };
         wish.token = token;
@@ -127,7 +132,8 @@ impl World {
         self.clients.attempts.insert(token, attempt);
         self.after(timeout_us, Event::Late { client, token });
         let Some(mut node) = chosen else { return };
-        if tries.is_multiple_of(2)
+        if at.is_none()
+            && tries.is_multiple_of(2)
             && let Some(leader) = self.leader_known_at(node, group)
             && self.machines[leader].awake(now_us)
         {
@@ -143,6 +149,16 @@ impl World {
                 if self.with(node, life, |driver| driver.read_index(group, token)) == Some(false) {
                     self.after(20_000, Event::Late { client, token });
                 }
+            }
+        }
+    }
+
+    /// All who wait ask again, some of them there.
+    pub fn poke_clients(&mut self, node: usize) {
+        for client in 0..self.clients.all.len() {
+            if self.clients.all[client].wish.is_some() {
+                let at = self.random.chance(700).then_some(node);
+                self.attempt_at(client, at);
             }
         }
     }

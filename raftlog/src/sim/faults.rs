@@ -38,10 +38,20 @@ pub struct Weather {
 pub enum Fault {
     Mend,
     Quiet,
-    Room { node: usize },
-    MayLead { node: usize },
+    Room {
+        node: usize,
+    },
+    MayLead {
+        node: usize,
+    },
     NoticeGone(NodeId),
-    Tune { node: usize },
+    Tune {
+        node: usize,
+    },
+    /// Nobody is heard there for a while.
+    Deafen {
+        node: usize,
+    },
 }
 
 impl Weather {
@@ -108,7 +118,7 @@ impl World {
         let taken: Vec<usize> =
             (0..self.machines.len()).filter(|node| self.machines[*node].process.is_some()).collect();
         let Some(node) = self.random.pick(&taken) else { return };
-        match self.random.below(24) {
+        match self.random.below(28) {
             0..=2 => self.crash(node),
             3 => self.kill(node),
             4..=5 => self.pause(node),
@@ -128,7 +138,8 @@ impl World {
                 let life = self.machines[node].life;
                 self.with(node, life, |driver| driver.request_snapshot(group));
             }
-            _ => self.crash_all(),
+            23 => self.crash_all(),
+            _ => self.depose(),
         }
     }
 
@@ -146,6 +157,8 @@ impl World {
                 }
             }
             Fault::NoticeGone(id) => self.notice(id, true),
+            Fault::Deafen { node } if !self.is_calm() => self.deafen(node),
+            Fault::Deafen { .. } => {}
             Fault::Tune { node } => {
                 let tuning = Tuning { shuffle_ticks: 0, ..self.setup.tuning.clone() };
                 let life = self.machines[node].life;
@@ -235,15 +248,15 @@ impl World {
         self.ended(node);
     }
 
-    /// What the log thread is at is written, and not synced.
-    fn write_half(&mut self, process: &mut super::node::Process) {
-        let Some(batch) = process.gather(&mut self.random) else { return };
-        let Ok(files) = process.take_files(&batch.installs) else { return };
-        if let Err(error @ (WalError::Refused(_) | WalError::CorruptFile { .. })) =
-            process.store.write_only(files, &batch.records)
-        {
+    /// What the log thread is at is written, and not synced; whether it certainly was.
+    fn write_half(&mut self, process: &mut super::node::Process) -> bool {
+        let Some(batch) = process.gather(&mut self.random) else { return true };
+        let Ok(files) = process.take_files(&batch.installs) else { return true };
+        let written = process.store.write_only(files, &batch.records);
+        if let Err(error @ (WalError::Refused(_) | WalError::CorruptFile { .. })) = &written {
             self.judge.blame(format!("a round is not taken: {error}"));
         }
+        matches!(written, Ok(()) | Err(WalError::NoSpace { .. }))
     }
 
     /// The process ends, the machine goes on.
@@ -251,12 +264,10 @@ impl World {
         let Some(mut process) = self.machines[node].process.take() else { return };
         self.say(|_| format!("the process on machine {node} is killed"));
         self.counts.crashes += 1;
-        if process.working && self.random.chance(600) {
-            self.write_half(&mut process);
-        }
+        let certain = !process.working || self.random.chance(400) || self.write_half(&mut process);
         self.forget(&process);
         let machine = &mut self.machines[node];
-        machine.remains = Some(process.store.end(true));
+        machine.remains = Some(process.store.end(certain));
         machine.disk.restart();
         self.ended(node);
     }
@@ -327,6 +338,8 @@ impl World {
         let pause_us = self.random.range(10_000, most_us);
         self.say(|_| format!("machine {node} stops for {pause_us} us"));
         self.machines[node].paused_until_us = self.now_us + pause_us;
+        let lag_us = self.random.below(5_000);
+        self.machines[node].wakes_us = lag_us;
     }
 
     /// The network falls apart, in one of several ways.
@@ -437,6 +450,30 @@ impl World {
             self.say(|_| format!("machine {node} is told that {heir} is to lead group {group}"));
             self.with(node, life, |driver| driver.transfer(group, heir));
         }
+    }
+
+    /// A leader hands over, and hears nothing more as soon as it did.
+    fn depose(&mut self) {
+        let group = self.any_group();
+        let leads =
+            |node: &usize| self.machines[*node].process.as_ref().is_some_and(|process| process.driver.leads(group));
+        let Some(node) = (0..self.machines.len()).find(leads) else { return };
+        let others: Vec<NodeId> =
+            self.wanted.iter().copied().filter(|id| Some(*id) != self.machines[node].id).collect();
+        let (Some(heir), life) = (self.random.pick(&others), self.machines[node].life) else { return };
+        if self.machines[node].awake(self.now_us) {
+            self.say(|_| format!("machine {node} is deposed by {heir}"));
+            self.with(node, life, |driver| driver.transfer(group, heir));
+            let delay_us = self.weather.delay_us.1 + self.random.below(self.weather.delay_us.1);
+            self.after(delay_us, Event::Then(Fault::Deafen { node }));
+        }
+    }
+
+    fn deafen(&mut self, node: usize) {
+        self.weather.cut = (0..self.machines.len()).filter(|other| *other != node).map(|other| (other, node)).collect();
+        let delay_us = self.random.range(20_000, 300_000);
+        self.after(delay_us, Event::Then(Fault::Mend));
+        self.poke_clients(node);
     }
 
     fn change_settings(&mut self) {

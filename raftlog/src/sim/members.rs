@@ -128,8 +128,8 @@ impl World {
         }
     }
 
-    /// Whether a group does without a replica, and all that are left know that for good: else one of them might ask it for
-    /// its vote after a crash.
+    /// Whether a group does without a replica, and all that are left know that for good: else one of them might ask it
+    /// for its vote after a crash.
     fn has_let_go(&self, group: GroupId, id: NodeId) -> bool {
         let members = self.judge.members(group);
         let since = self.judge.members_since(group);
@@ -137,8 +137,8 @@ impl World {
         !members.has(id) && members.voters.iter().all(knows)
     }
 
-    /// Whether each group has three voters or more, all of which have their logs, and know of each other for good: so one
-    /// can be lost.
+    /// Whether each group has three voters or more, all of which have their logs, and know of each other for good: so
+    /// one can be lost.
     pub fn is_whole(&self) -> bool {
         (0..self.setup.groups).map(GroupId).all(|group| {
             let (members, since) = (self.judge.members(group), self.judge.members_since(group));

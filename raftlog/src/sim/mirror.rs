@@ -57,6 +57,19 @@ impl Mirror {
         }
     }
 
+    /// Where two logs differ, for people.
+    pub fn difference(&self, other: &Self) -> String {
+        let of = |log: &Self, group: GroupId| {
+            let found = log.groups.get(&group).cloned().unwrap_or_default();
+            format!("{:?}, base {:?}, last {}", found.hard, found.base, found.last())
+        };
+        let groups = self.groups.keys().chain(other.groups.keys());
+        let differ = groups.copied().find(|group| self.groups.get(group) != other.groups.get(group));
+        differ.map_or_else(String::new, |group| {
+            format!("group {group} has {}, and not {}", of(self, group), of(other, group))
+        })
+    }
+
     /// Vote, term and commit index.
     pub fn hard_state(&self, group: GroupId) -> HardState {
         self.groups.get(&group).map(|found| found.hard).unwrap_or_default()

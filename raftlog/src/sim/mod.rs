@@ -1,9 +1,14 @@
 //! The log's own simulator: whole fleets of drivers in one thread, seed by seed, on simulated disks and networks.
 //!
-//! A seed draws a fleet ([`setup`]), clients that read and write ([`clients`]), and faults ([`faults`]); after some
-//! thousand steps all faults end, and all must be well again. What was agreed, and what that obliges everybody to, is the
-//! judge's ([`judge`]); what each log should hold, and what a restart should find in it, a mirror's ([`mirror`]). The
-//! drivers, their frames, the write-ahead log and the snapshot files are those that serve.
+//! A seed draws a fleet (`setup`), clients that read and write (`clients`), and faults (`faults`); after some thousand
+//! steps all faults end, and all must be well again. What was agreed, and what that obliges everybody to, the judge knows
+//! (`judge`); what each log should hold, and what a restart should find in it, a mirror of it (`mirror`). The drivers,
+//! their frames, the write-ahead log and the snapshot files are those that serve.
+//!
+//! ```text
+//! event -> driver -> actions -> log, wires, tables -> events
+//!            '--------- looked at by the judge ---------'
+//! ```
 
 mod clients;
 mod faults;

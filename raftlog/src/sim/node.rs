@@ -30,6 +30,8 @@ pub struct Machine {
     /// A byte of the disk was changed behind the back of the process.
     pub damaged: bool,
     pub paused_until_us: u64,
+    /// How long after a pause what came meanwhile is read.
+    pub wakes_us: u64,
     /// Nothing reaches the disk before.
     pub stalled_until_us: u64,
     /// How long a round takes to be written, at least and at most.
@@ -108,6 +110,7 @@ impl Machine {
             life: 0,
             damaged: false,
             paused_until_us: 0,
+            wakes_us: 0,
             stalled_until_us: 0,
             write_us: (50, 1000),
             clock: Clock { rate: 1000, local_us: 0, seen_us: 0 },

@@ -32,7 +32,8 @@ impl Setup {
     pub fn draw(random: &mut Random) -> Self {
         let founders = random.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 7]).unwrap_or(3);
         let is_wide = random.chance(150);
-        let heavy = random.chance(300);
+        // Logs that memory does not hold.
+        let heavy = random.chance(400);
         Self {
             founders,
             machines: founders as usize + 2,
@@ -40,11 +41,11 @@ impl Setup {
             fault_steps: random.range(1500, 5000),
             tuning: tuning(random, is_wide),
             is_wide,
-            padding: if heavy { random.range(500, 4000) as u16 } else { 40 },
-            compact_entries: random.range(5, 60),
-            compact_bytes: random.pick(&[4 << 10, 64 << 10, 1 << 20]).unwrap_or(1 << 20),
-            tail_entries: random.range(0, 30),
-            memory_bytes: random.pick(&[0, 0, 1 << 20]).unwrap_or(0),
+            padding: if heavy { random.range(4_000, 16_000) as u16 } else { 40 },
+            compact_entries: if heavy { random.range(20, 400) } else { random.range(5, 60) },
+            compact_bytes: random.pick(&[if heavy { 1 << 20 } else { 4 << 10 }, 1 << 20]).unwrap_or(1 << 20),
+            tail_entries: random.range(0, if heavy { 100 } else { 30 }),
+            memory_bytes: random.pick(&[0, 0, 0, 1 << 20]).unwrap_or(0),
             segment_bytes: random.pick(&[4 << 10, 16 << 10, 64 << 10]).unwrap_or(16 << 10),
             seed: random.next(),
         }

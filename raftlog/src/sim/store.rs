@@ -1,6 +1,6 @@
 //! A simulated data directory: the log and the snapshots on a disk in memory, and what the log should hold.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 
@@ -22,8 +22,6 @@ pub struct Store {
     pub durable: Rc<RefCell<Mirror>>,
     /// What was written and not synced, oldest first.
     unsynced: Vec<Vec<Record>>,
-    /// Entries by group and index, to be read back.
-    live: BTreeMap<(GroupId, Index), (Term, Bytes)>,
 }
 
 /// What one life leaves to the next: what the log may hold now.
@@ -62,18 +60,17 @@ impl Store {
         options: WalOptions,
         groups: u32,
         founders: &[NodeId],
-        remains: Option<&Remains>,
+        remains: &mut Option<Remains>,
     ) -> Result<Found, Refusal> {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let (wal, mut recovered) = Wal::open(Arc::clone(&disk), options)?;
         let snapshots = SnapshotStore::open(disk)?;
         let durable = Mirror::of(&recovered.groups);
-        if let Some(remains) = remains {
+        if let Some(remains) = &remains {
             remains.check(&durable).map_err(Refusal::Wrong)?;
         }
         let durable = Rc::new(RefCell::new(durable));
-        let mut store =
-            Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new(), live: BTreeMap::new() };
+        let mut store = Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new() };
         if recovered.groups.is_empty() && !founders.is_empty() {
             let first = |group| Record::Snapshot { group: GroupId(group), index: FIRST.0, term: FIRST.1 };
             let records: Vec<Record> = (0..groups).map(first).collect();
@@ -86,10 +83,7 @@ impl Store {
         let (mut starts, mut tables) = (Vec::new(), Vec::new());
         for group in (0..groups).map(GroupId) {
             let log = recovered.groups.remove(&group).unwrap_or_default();
-            let (start, table) = store.start(group, founders, log)?;
-            for (index, term, data) in &start.entries {
-                store.live.insert((group, *index), (*term, data.clone()));
-            }
+            let (start, table) = store.start(group, founders, log, remains)?;
             starts.push(start);
             tables.push(table);
         }
@@ -103,6 +97,7 @@ impl Store {
         group: GroupId,
         founders: &[NodeId],
         log: RecoveredGroup,
+        remains: &mut Option<Remains>,
     ) -> Result<(GroupStart, Table), Refusal> {
         let marked = log.snapshot;
         let mut entries = log.entries;
@@ -119,7 +114,12 @@ impl Store {
                     // The crash came between the file and its mark.
                     let held = entries.iter().any(|(index, term, _)| (*index, *term) == place);
                     entries.retain(|(index, _, _)| held && *index > place.0);
-                    self.append(&[Record::Snapshot { group, index: place.0, term: place.1 }], true)?;
+                    let mark = Record::Snapshot { group, index: place.0, term: place.1 };
+                    self.append(std::slice::from_ref(&mark), true)?;
+                    // If the start fails after all, the next one finds it.
+                    if let Some(remains) = remains {
+                        remains.unsynced.push(vec![mark]);
+                    }
                 }
                 Some(SnapshotStart { index: place.0, term: place.1, meta })
             }
@@ -175,37 +175,18 @@ impl Store {
                 self.durable.borrow_mut().append(&round);
             }
         }
-        for record in records {
-            match record {
-                Record::Entry { group, index, term, data } => {
-                    self.live.insert((*group, *index), (*term, data.clone()));
-                }
-                Record::Snapshot { group, index, .. } => {
-                    let dead: Vec<_> =
-                        self.live.range((*group, Index(0))..=(*group, *index)).map(|(at, _)| *at).collect();
-                    for at in dead {
-                        self.live.remove(&at);
-                    }
-                }
-                Record::HardState { .. } => {}
-            }
-        }
         Ok(())
     }
 
     /// Entries of the log from the disk, without a gap, as many as fit and one in any case.
-    pub fn read(&self, group: GroupId, from: Index, to: Index, max_bytes: u64) -> Vec<(Index, Term, Bytes)> {
-        let mut bytes = 0;
-        let mut found = Vec::new();
-        for ((_, index), (term, data)) in self.live.range((group, from)..(group, to)) {
-            bytes += data.len();
-            let follows = index.0 == from.0 + found.len() as u64;
-            if !follows || (bytes as u64 > max_bytes && !found.is_empty()) {
-                break;
-            }
-            found.push((*index, *term, data.clone()));
-        }
-        found
+    pub fn read(
+        &mut self,
+        group: GroupId,
+        from: Index,
+        to: Index,
+        max_bytes: u64,
+    ) -> Result<Vec<(Index, Term, Bytes)>, WalError> {
+        self.wal.read(group, from, to, max_bytes)
     }
 
     /// Stores a snapshot; whether that worked.
@@ -269,13 +250,17 @@ impl Remains {
     /// The log holds what was durable and some of the rounds behind it, whole and in order.
     fn check(&self, found: &Mirror) -> Result<(), String> {
         let mut may = self.durable.borrow().clone();
-        let mut matches = may == *found && !(self.all_written && !self.unsynced.is_empty());
+        let mut matches = (!self.all_written || self.unsynced.is_empty()) && may == *found;
         for (number, round) in self.unsynced.iter().enumerate() {
             may.append(round);
             let allowed = !self.all_written || number + 1 == self.unsynced.len();
             matches |= allowed && may == *found;
         }
-        if matches { Ok(()) } else { Err("the log that was found is not what was stored".to_owned()) }
+        if matches {
+            return Ok(());
+        }
+        let behind = self.unsynced.len();
+        Err(format!("the log is not what was stored, with {behind} rounds not synced: {}", found.difference(&may)))
     }
 }
 

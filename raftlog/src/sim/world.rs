@@ -236,7 +236,11 @@ impl World {
         // What a stopped process is to see waits for it.
         if let Some(until) = place.map(|node| self.machines[node].paused_until_us).filter(|until| *until > self.now_us)
         {
-            return self.after(until - self.now_us, event);
+            let lag_us = match (&event, place) {
+                (Event::Frame { .. }, Some(node)) => self.machines[node].wakes_us,
+                _ => 0,
+            };
+            return self.after(until - self.now_us + lag_us, event);
         }
         match event {
             Event::Tick { node, life } => self.tick(node, life),
@@ -291,7 +295,7 @@ impl World {
         let all: Vec<NodeId> = (1..=self.setup.founders).map(NodeId).collect();
         let founders = if machine.founder { all.as_slice() } else { &[] };
         let options = self.setup.wal_options(id);
-        let found = Store::open(&machine.disk, options, self.setup.groups, founders, machine.remains.as_ref());
+        let found = Store::open(&machine.disk, options, self.setup.groups, founders, &mut machine.remains);
         let damaged = std::mem::take(&mut machine.damaged);
         let found = match found {
             Ok(found) => found,
@@ -379,12 +383,12 @@ impl World {
             for action in actions {
                 self.carry_out(node, &mut process, action);
             }
+            self.look(node, &mut process);
         }
         if !process.reads.is_empty() {
             self.answer_reads(&mut process);
         }
         process.driver.check_invariants();
-        self.look(node, &mut process);
         self.machines[node].process = Some(process);
         self.work(node);
     }
@@ -487,7 +491,14 @@ impl World {
             let last = hosted.table.index;
             return self.judge.blame(format!("{id} restores group {group} to {index}, after {last}"));
         }
-        hosted.members = Rc::new(process.driver.members(group).unwrap_or_default());
+        // The driver may be ahead: of a newer one that came in, or of entries that are to be applied next.
+        let newer = process.restores.iter().any(|(of, at, _)| *of == group && *at > index)
+            || process.files.iter().any(|arrived| arrived.place.group == group && arrived.place.index > index);
+        let ahead = process.driver.glance(group).is_none_or(|glance| glance.applied > index);
+        hosted.members = match process.driver.members(group) {
+            Some(members) if !newer && !ahead => Rc::new(members),
+            _ => Rc::clone(self.judge.members_at(group, index.0)),
+        };
         self.judge.restored(id, group, index.0, table.digest(), &hosted.members);
         hosted.table = table;
         self.counts.restores += 1;
@@ -607,8 +618,15 @@ impl World {
         if let Some(Work::Read { group, from, to, max_bytes }) =
             process.queue.pop_front_if(|work| matches!(work, Work::Read { .. }))
         {
-            let entries = process.store.read(group, from, to, max_bytes);
+            let entries = process.store.read(group, from, to, max_bytes)?;
             self.counts.log_reads += 1;
+            for (index, term, data) in &entries {
+                // What is not there any more was cut off, or covered, since it was asked for.
+                let known = process.store.given.entry(group, index.0).and_then(|(held, hash)| Some((held, hash?)));
+                if known.is_some_and(|known| known != (*term, hash(data))) {
+                    self.judge.blame(format!("entry {index} of group {group} is not read as it was written"));
+                }
+            }
             process.driver.handle_log_read(group, from, &entries);
             return Ok(());
         }

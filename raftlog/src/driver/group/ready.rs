@@ -151,8 +151,8 @@ impl Group {
         let mut ready = self.node.ready();
         let mut now = ready.take_messages();
         let mut after = ready.take_persisted_messages();
-        // An only voter leads without anybody's word: before its own disk knows of the term, a crash lets it lead in the
-        // same term again, with other entries than those that learners were sent.
+        // An only voter leads without anybody's word: before its own disk knows of the term, a crash lets it lead in
+        // the same term again, with other entries than those that learners were sent.
         if self.node.raft.prs().is_singleton() {
             after.splice(..0, now.drain(..));
         }
@@ -242,7 +242,7 @@ impl Group {
             });
         }
         round.counters.committed += applied.len() as u64;
-        if plant::on(Plant::AppliedTwice) && applied.len() > 2 {
+        if plant::on(Plant::EntriesAppliedTwice) && applied.len() > 2 {
             round.actions.push(Action::Apply { group: self.id, entries: applied.clone() });
         }
         round.actions.push(Action::Apply { group: self.id, entries: applied });

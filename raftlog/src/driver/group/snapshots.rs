@@ -78,6 +78,7 @@ impl Group {
         self.taking = Some(Taking { snapshot, lets_go });
         let (group, index, term) = (self.id, Index(index), Term(term));
         if plant::on(Plant::MarkBeforeFile) {
+            self.node.mut_store().cut(index.0);
             self.cut = Some((index, term));
         }
         actions.push(Action::StoreSnapshot { group, index, term, meta, state });

@@ -5,6 +5,7 @@ mod node;
 mod plants;
 mod random;
 mod world;
+mod worlds;
 
 use std::{
     process::ExitCode,
@@ -15,13 +16,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flow::plant::{self, Plant};
+use self::{
+    plants::{Bug, Planted},
+    worlds::Kind,
+};
 
 struct Options {
     seeds: u64,
     first: u64,
     verbose: bool,
-    plant: Option<Plant>,
+    plant: Option<Planted>,
+    world: Kind,
     twice: bool,
     /// Ends with the first seed that is not clean.
     stop: bool,
@@ -41,12 +46,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> ExitCode {
-    if let Some(plant) = options.plant {
-        plant::sow(plant);
-        // This one is a bug of the log, which knows nothing of what it carries.
-        if plant == Plant::ClockOutlivesLeader {
-            raftlog::plant::sow(raftlog::plant::Plant::ClockOutlivesLeader);
-        }
+    if let Some(planted) = options.plant {
+        planted.sow();
     }
     if options.all_plants {
         return plants::run(options.seeds, options.threads);
@@ -80,8 +81,10 @@ fn run(options: &Options) -> ExitCode {
     });
     let [seeds, steps, violations, answers, moves] = totals.map(AtomicU64::into_inner);
     println!(
-        "{seeds} seeds, {steps} steps, {violations} violations ({answers} answers, {moves} legitimate moves, {:.1} s)",
-        started.elapsed().as_secs_f64()
+        "{seeds} seeds, {steps} steps, {violations} violations ({answers} answers, {moves} legitimate moves, {:.1} s, \
+         {:.0} steps/s)",
+        started.elapsed().as_secs_f64(),
+        steps as f64 / started.elapsed().as_secs_f64()
     );
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -106,29 +109,22 @@ fn note(place: &Mutex<Option<(u64, Instant)>>, seed: Option<(u64, Instant)>) {
 }
 
 fn one(options: &Options, seed: u64, totals: &[AtomicU64; 5]) {
-    let mut world = world::World::new(seed, options.verbose);
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
-    if let Err(panic) = outcome {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        world.judge.blame(format!("a panic: {}", text.unwrap_or("of no words")));
-    }
-    if options.twice {
-        let mut again = world::World::new(seed, false);
-        again.run();
-        if again.trace != world.trace {
-            world.judge.blame("the same seed gave another trace".to_owned());
-        }
-    }
-    let counts = [1, world.steps, world.judge.violations.len() as u64, world.judge.answers, world.judge.moves];
+    let kind = options.world.of(seed);
+    let log_plant = match options.plant {
+        Some(Planted { bug: Bug::Log(plant), .. }) => Some(plant),
+        _ => None,
+    };
+    let outcome = worlds::run(kind, seed, options.verbose, options.twice, log_plant);
+    let counts = [1, outcome.steps, outcome.violations.len() as u64, outcome.answers, outcome.moves];
     for (total, count) in totals.iter().zip(counts) {
         total.fetch_add(count, Ordering::Relaxed);
     }
-    for violation in &world.judge.violations {
-        println!("VIOLATION seed {seed}, step {}, at {} us: {violation}", world.steps, world.now_us());
-        println!("  replay: ./x sim --seed {seed} --seeds 1 --verbose");
+    for violation in &outcome.violations {
+        println!("VIOLATION seed {seed}, step {}, at {} us: {violation}", outcome.steps, outcome.now_us);
+        println!("  replay: ./x sim --world {} --seed {seed} --seeds 1 --verbose", kind.name());
     }
     if options.seeds == 1 {
-        println!("{}", world.summary());
+        println!("{}", outcome.summary);
     }
 }
 
@@ -138,11 +134,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
         first: 1,
         verbose: false,
         plant: None,
+        world: Kind::Both,
         twice: false,
         stop: false,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         all_plants: false,
     };
+    let mut world = None;
     while let Some(argument) = arguments.next() {
         let mut number = |name: &str| -> Result<u64, String> {
             let value = arguments.next().ok_or(format!("{name} needs a number"))?;
@@ -158,12 +156,16 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             "--all-plants" => options.all_plants = true,
             "--plant" => {
                 let name = arguments.next().ok_or("--plant needs a name: see --list-plants")?;
-                let found = Plant::ALL.iter().find(|(known, ..)| *known == name);
-                options.plant = Some(found.ok_or(format!("there is no plant {name}: see --list-plants"))?.1);
+                let found = plants::all().find(|planted| planted.name == name);
+                options.plant = Some(found.ok_or(format!("there is no plant {name}: see --list-plants"))?);
+            }
+            "--world" => {
+                let name = arguments.next().ok_or("--world needs log, fleet or both")?;
+                world = Some(Kind::named(&name).ok_or(format!("there is no world {name}: log, fleet or both"))?);
             }
             "--list-plants" => {
-                for (name, _, breaks) in Plant::ALL {
-                    println!("{name:<26} {breaks}");
+                for Planted { name, breaks, bug } in plants::all() {
+                    println!("{name:<26} {:<5}  {breaks}", bug.world().name());
                 }
                 return Ok(None);
             }
@@ -174,6 +176,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             other => return Err(format!("unknown argument {other}")),
         }
     }
+    // A planted bug is looked for where it can be seen.
+    options.world = world.or(options.plant.map(|planted| planted.bug.world())).unwrap_or(Kind::Both);
     Ok(Some(options))
 }
 
@@ -181,15 +185,19 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
 const SEED_MAX: Duration = Duration::from_mins(2);
 
 const HELP: &str = "\
-Whole fleets in one thread under a seeded simulation: lost, late and doubled messages, partitions, crashes with torn
-writes, pauses, skewed and jumping clocks, dying and one-sided backends, pool changes. Every answer is judged.
+Whole fleets in one thread a seed, in two kinds of worlds. Seven of eight seeds are log worlds: fleets of raftlog's drivers,
+judged by the rules of the agreement (lost, late and doubled messages, partitions, crashes with torn writes, bad disks,
+members that come and go). Each eighth is a fleet world: whole replicas, judged by the answers that clients get
+(backends that die or are seen one-sidedly, jumping clocks, pool changes, and the same troubles).
 
-Usage: ./x sim [--seeds N] [--seed S] [--plant NAME | --all-plants] [--stop] [--threads N] [--verbose] [--twice]
+Usage: ./x sim [--seeds N] [--seed S] [--world W] [--plant NAME | --all-plants] [--stop] [--threads N]
+             [--verbose] [--twice]
 
   --seeds N        run seeds S to S+N-1 (default 500)
   --seed S         the first seed (default 1)
+  --world W        log, fleet, or both (default: both; with a plant the one that catches it)
   --plant NAME     switch a planted bug on; must end with exit status 1
-  --list-plants    the planted bugs
+  --list-plants    the planted bugs, and the world that catches each
   --all-plants     each planted bug in a process of its own, over at most N seeds: a table of what caught it; exit
                    status 0 only if every one was
   --stop           end with the first seed that has a violation
