@@ -1,4 +1,5 @@
-//! Measures a link on loopback: `cargo run --release -p raftlog --features net --example link_bench [SECONDS]`.
+//! Measures a link on loopback, plain and with TLS: `cargo run --release -p raftlog --features net --example link_bench
+//! [SECONDS]`.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftlog::NodeId;
-use raftlog::net::{Event, Gate, Inbox, Options, PeerAddress, Refused, SnapshotOffer, SnapshotSink, Transport, server};
+use raftlog::net::{
+    Event, Gate, Inbox, Options, PeerAddress, Pems, Refused, SnapshotOffer, SnapshotSink, Tls, Transport, server,
+};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -18,15 +22,24 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     let seconds = std::env::args().nth(1).map_or(Ok(2), |text| text.parse())?;
     let span = Duration::from_secs(seconds);
+    println!("one connection, two runtimes of one thread each, {} s per row", span.as_secs());
+    for authority in [None, Some(Authority::new()?)] {
+        println!("{}", if authority.is_some() { "mutual TLS 1.3" } else { "plaintext" });
+        measure(authority.as_ref(), span)?;
+    }
+    Ok(())
+}
+
+fn measure(authority: Option<&Authority>, span: Duration) -> Result<()> {
     let (news, links) = sync_channel(64);
     let counted = Arc::new(AtomicU64::new(0));
     let (stamps, arrivals) = sync_channel(64);
     let start = Instant::now();
-    let receiver = Node::start(2, Arc::new(Count { start, counted: counted.clone(), stamps, news: news.clone() }))?;
-    let sender = Node::start(1, Arc::new(News { news }))?;
+    let count = Count { start, counted: counted.clone(), stamps, news: news.clone() };
+    let receiver = Node::start(2, authority, Arc::new(count))?;
+    let sender = Node::start(1, authority, Arc::new(News { news }))?;
     sender.transport.set_peers(vec![PeerAddress::new("n2", "127.0.0.2", receiver.address.port())])?;
     wait_for_link(&links)?;
-    println!("one connection, two runtimes of one thread each, {} s per row", span.as_secs());
     latency(&sender, &arrivals, start, span)?;
     for size in [130, 1 << 10, 16 << 10, 256 << 10] {
         throughput(&sender, &counted, size, span);
@@ -98,10 +111,11 @@ struct Node {
 }
 
 impl Node {
-    fn start(id: u8, inbox: Arc<dyn Inbox>) -> Result<Node> {
+    fn start(id: u8, authority: Option<&Authority>, inbox: Arc<dyn Inbox>) -> Result<Node> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, id));
-        let options = Options { local_address: Some(ip), ..Options::default() };
+        let tls = authority.map(|authority| authority.tls(&format!("n{id}"))).transpose()?;
+        let options = Options { tls, local_address: Some(ip), ..Options::default() };
         let gate = Arc::new(Open { id: NodeId(id.into()) });
         let transport = Transport::start(options.clone(), runtime.handle().clone(), gate, inbox);
         let listener = runtime.block_on(TcpListener::bind((ip, 0)))?;
@@ -117,6 +131,32 @@ impl Node {
             }
         });
         Ok(Node { runtime, transport, address })
+    }
+}
+
+/// A fleet's authority.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Result<Authority> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Authority { issuer: Issuer::new(params, key), pem })
+    }
+
+    fn tls(&self, label: &str) -> Result<Arc<Tls>> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(format!("{PREFIX}{label}").try_into()?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.issuer)?.pem();
+        let pems = Pems { ca: self.pem.clone().into(), cert: cert.into(), key: key.serialize_pem().into() };
+        Ok(Arc::new(Tls::new(PREFIX, label, &pems)?))
     }
 }
 
@@ -194,5 +234,7 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// What comes before labels in certificates.
+const PREFIX: &str = "bench://fleet/";
 /// The first byte of a frame that carries a time.
 const STAMPED: u8 = 1;

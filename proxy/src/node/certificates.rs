@@ -25,6 +25,14 @@ pub struct Certificates {
     failed: IntCounter,
 }
 
+/// What a certificate's age calls for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Young,
+    Old,
+    Expired,
+}
+
 /// By what a changed file is noticed: when it was changed, and how long it is. `None`: it cannot be looked at.
 type Looks = [Option<(SystemTime, u64)>; 3];
 
@@ -51,13 +59,14 @@ impl Certificates {
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
             let mut taken = self.looks();
+            let mut age = Age::Young;
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     Some(()) = hangup.recv() => info!("SIGHUP: certificates are read again"),
                     _ = looks.tick() => {
-                        self.warn_of_expiry();
+                        age = self.warn_of_age(age);
                         let now = self.looks();
                         if now == taken {
                             continue;
@@ -96,12 +105,29 @@ impl Certificates {
         self.expiry.set(i64::try_from(self.tls.expires_at()).unwrap_or(i64::MAX));
     }
 
-    /// An expired certificate ends no link that is up, and prevents every new one.
-    fn warn_of_expiry(&self) {
+    /// Says once that the certificate is about to expire, and once that it has: that ends no link that is up, and
+    /// prevents every new one.
+    fn warn_of_age(&self, before: Age) -> Age {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        if now.as_secs() >= self.tls.expires_at() {
-            warn!("the certificate of this instance has expired: no new link to a peer can be made");
+        let left = Duration::from_secs(self.tls.expires_at().saturating_sub(now.as_secs()));
+        let age = match left {
+            Duration::ZERO => Age::Expired,
+            left if left <= OLD => Age::Old,
+            _ => Age::Young,
+        };
+        match age {
+            Age::Old if age != before => {
+                warn!(
+                    days = left.as_secs() / DAY_SECONDS,
+                    "the certificate of this instance, or its authority, expires soon"
+                );
+            }
+            Age::Expired if age != before => {
+                error!("the certificate of this instance, or its authority, has expired: no new link can be made");
+            }
+            _ => {}
         }
+        age
     }
 
     fn looks(&self) -> Looks {
@@ -116,5 +142,8 @@ fn look(path: &Path) -> Option<(SystemTime, u64)> {
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+/// How long before its end a certificate is warned of.
+const OLD: Duration = Duration::from_secs(14 * DAY_SECONDS);
 /// How long files that changed have to stay as they are.
 const REST: Duration = Duration::from_secs(1);

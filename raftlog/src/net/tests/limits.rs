@@ -9,6 +9,34 @@ use super::super::generated::{Hello, LinkRequest};
 use super::*;
 
 #[test]
+fn the_page_on_the_protocol_has_every_limit() {
+    let page = include_str!("../../../../docs/protocol.md");
+    let options = Options::default();
+    let limits = [
+        ("bytes of a frame", FRAME_BYTES_MAX as u64),
+        ("bytes of a message that merges frames", BATCH_BYTES_MAX as u64),
+        ("frames in a message", BATCH_FRAMES_MAX as u64),
+        ("bytes of frames that wait for a link", options.queue_bytes_max as u64),
+        ("frames that wait for a link", options.queue_frames_max as u64),
+        ("peers", PEERS_MAX as u64),
+        ("links from peers", options.inbound_links_max as u64),
+        ("streams that wait for their hello", options.hellos_pending_max as u64),
+        ("streams of a connection", STREAMS_PER_CONNECTION_MAX.into()),
+        ("bytes of a chunk", SNAPSHOT_CHUNK_BYTES as u64),
+        ("bytes of a snapshot that comes in", options.snapshot_bytes_max),
+        ("snapshots that come in at a time", options.snapshots_inbound_max as u64),
+        ("tries of a transfer that bring nothing new", options.snapshot_tries_max.into()),
+        ("`version`", LINK_VERSION.into()),
+    ];
+    for (name, limit) in limits {
+        assert!(page.contains(&format!("\n| {name} | {limit}")), "docs/protocol.md: {name} is {limit}");
+    }
+    for code in [Refused::VERSION, Refused::IDENTITY, Refused::UNTRUSTED] {
+        assert!(page.contains(&format!("\n| {code} | ")), "docs/protocol.md lacks code {code}");
+    }
+}
+
+#[test]
 fn a_full_queue_drops_counts_and_recovers() {
     const FRAME: usize = 64 << 10;
     let small = Options { queue_bytes_max: 1 << 20, ..options() };

@@ -136,7 +136,7 @@ fn what_the_owner_refuses_is_not_sent_again() {
     let no = Refused::new(4, "not wanted");
     *two.gate.refuse_offer.lock().unwrap() = Some(no.clone());
     assert_eq!(send(&one, two.id, body(10)), Err(SnapshotSendError::Refused(no)));
-    assert_eq!(value(&two.counters().snapshots_receive_failed), 2);
+    eventually("two ends", || value(&two.counters().snapshots_receive_failed) == 2);
     assert_eq!(value(&one.counters().snapshots_resumed), 0);
 }
 
@@ -172,8 +172,10 @@ fn bad_way(from: &Node, to: &Node, bytes: u64) -> u16 {
             let (client, _) = listener.accept().await.unwrap();
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind(source).unwrap();
-            let server = socket.connect(target).await.unwrap();
-            tokio::spawn(carry(client, server, bytes));
+            // Once the test is over nobody listens.
+            if let Ok(server) = socket.connect(target).await {
+                tokio::spawn(carry(client, server, bytes));
+            }
         }
     });
     port
@@ -214,7 +216,7 @@ fn a_transfer_that_never_gets_further_is_given_up() {
     one.until_up(&two);
     let sent = send(&one, two.id, body(1 << 20));
     assert!(matches!(sent, Err(SnapshotSendError::BrokenOff(_) | SnapshotSendError::Damaged(_))), "{sent:?}");
-    assert_eq!(value(&two.counters().snapshots_receive_failed), 3);
+    eventually("three ends", || value(&two.counters().snapshots_receive_failed) == 3);
 }
 
 /// Sends these parts by hand, reads the last reply; the stream stays open unless it `ends`.
