@@ -331,10 +331,6 @@ fn terms(if_revision: Option<u64>, request: RequestArgs) -> String {
     query(&pairs.map(|(name, number)| (name, number.map(|number| number.to_string()))))
 }
 
-fn condition(if_revision: Option<u64>) -> String {
-    query(&[("if_revision", if_revision.map(|revision| revision.to_string()))])
-}
-
 impl Console<'_> {
     /// Who can be asked: those given, or all instances of the default configuration.
     fn client(&self, reach: &Reach) -> Result<Client> {
