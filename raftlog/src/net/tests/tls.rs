@@ -155,20 +155,25 @@ fn another_authority_comes_while_links_are_up() {
 fn without_a_certificate_one_may_call_but_is_no_peer() {
     let authority = Authority::new();
     let two = node(2, Some(&authority.tls(2)));
-    let client = Options { tls: Some(authority.tls(7)), local_address: Some(ip(7)), ..options() };
-    client.tls.as_ref().unwrap().forget_certificate();
-    two.runtime().block_on(async {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", two.address)).unwrap();
-        let channel = endpoint.connect_with_connector_lazy(Connector::new(client));
-        let mut client = LinkClient::new(channel);
-        let payload = Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 7]);
-        let hello = LinkRequest { hello: Some(Hello { version: LINK_VERSION, payload }), ..LinkRequest::default() };
-        let mut replies = client.link(tokio_stream::once(hello)).await.unwrap().into_inner();
-        let reply = replies.message().await.unwrap().unwrap().hello.unwrap();
-        assert_eq!((reply.accepted, reply.code), (false, Refused::IDENTITY));
-        let snapshot = client.link(tokio_stream::empty()).await.unwrap_err();
-        assert_eq!(snapshot.code(), Code::InvalidArgument);
-    });
+    let (known, unknown) = (authority.tls(7), authority.tls(7));
+    unknown.forget_certificate();
+    let say_hello = |tls| {
+        let options = Options { tls: Some(tls), local_address: Some(ip(7)), ..options() };
+        two.runtime().block_on(async {
+            let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", two.address)).unwrap();
+            let mut client = LinkClient::new(endpoint.connect_with_connector_lazy(Connector::new(options)));
+            // Other services, which ask for no more than a connection, are reached.
+            let empty = client.link(tokio_stream::empty()).await.unwrap_err();
+            assert_eq!(empty.code(), Code::InvalidArgument);
+            let payload = Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 7]);
+            let hello = LinkRequest { hello: Some(Hello { version: LINK_VERSION, payload }), ..LinkRequest::default() };
+            let mut replies = client.link(tokio_stream::once(hello)).await.unwrap().into_inner();
+            replies.message().await.unwrap().unwrap().hello.unwrap()
+        })
+    };
+    assert!(say_hello(known).accepted);
+    let reply = say_hello(unknown);
+    assert_eq!((reply.accepted, reply.code), (false, Refused::IDENTITY));
 }
 
 #[test]
