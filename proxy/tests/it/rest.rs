@@ -301,9 +301,6 @@ fn changing_by_get_is_refused_with_a_hint() {
         assert!(answer.head.to_lowercase().contains("\r\nallow: post"), "{}", answer.head);
         assert!(answer.json()["hint"].as_str().unwrap().contains("curl -X POST"), "{}", answer.body);
     }
-    for path in ["/shutdownGrpc", "/startGrpc", "/shutdownNode/2"] {
-        check(&instance, &format!("POST {path}"), "", 501, json!({ "reason": "unsupported" }));
-    }
     instance.stop();
 }
 
