@@ -26,6 +26,8 @@ struct Fleet {
     received: BTreeMap<(NodeId, Index), String>,
     /// All that was stored of each log.
     stored: BTreeMap<(NodeId, Index), (Term, Bytes)>,
+    /// What each disk knows to be committed.
+    committed: BTreeMap<NodeId, Index>,
     /// Who is reached by nobody and reaches nobody.
     cut: BTreeSet<NodeId>,
     now_ms: u64,
@@ -73,6 +75,7 @@ impl Fleet {
             files: BTreeMap::new(),
             received: BTreeMap::new(),
             stored: BTreeMap::new(),
+            committed: BTreeMap::new(),
             cut: BTreeSet::new(),
             now_ms: 0,
         };
@@ -154,8 +157,14 @@ impl Fleet {
             }
             Action::Persist { round, records, .. } => {
                 for record in records {
-                    if let Record::Entry { index, term, data, .. } = record {
-                        self.stored.insert((id, index), (term, data));
+                    match record {
+                        Record::Entry { index, term, data, .. } => {
+                            self.stored.insert((id, index), (term, data));
+                        }
+                        Record::HardState { commit, .. } => {
+                            self.committed.insert(id, commit);
+                        }
+                        Record::Snapshot { .. } => {}
                     }
                 }
                 self.driver(id).handle_persisted(round);

@@ -219,6 +219,9 @@ impl World {
                 let Some(process) = on(id) else { return Some(format!("{id} does not run")) };
                 let here = process.driver.glance(group).unwrap_or_default();
                 let applied = process.applied(group);
+                if !self.is_noted(group, *id, self.judge.members_since(group)) {
+                    return Some(format!("the disk of {id} does not know the newest members of group {group}"));
+                }
                 if applied != head.last.0 || here.committed != head.last || here.term != head.term {
                     return Some(format!("{id} stands at {here:?} in group {group}, {leader} at {head:?}"));
                 }

@@ -149,7 +149,7 @@ impl World {
     }
 
     /// Whether a replica has on disk that this index is committed.
-    fn is_noted(&self, group: GroupId, id: NodeId, index: u64) -> bool {
+    pub fn is_noted(&self, group: GroupId, id: NodeId, index: u64) -> bool {
         self.judge.disks.get(&id).is_some_and(|disk| disk.borrow().hard_state(group).commit.0 >= index)
     }
 

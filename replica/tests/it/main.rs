@@ -43,8 +43,15 @@ fn a_planted_bug_is_caught() {
 }
 
 #[test]
+fn a_planted_bug_of_the_log_is_caught_in_its_own_world() {
+    let (code, text) = sim("--plant ack-before-fsync --seeds 50 --stop").unwrap();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("replay: ./x sim --world log --seed"), "{text}");
+}
+
+#[test]
 fn what_it_does_not_know_is_a_usage_error() {
-    for arguments in ["--frobnicate", "--plant nothing", "--seeds many"] {
+    for arguments in ["--frobnicate", "--plant nothing", "--seeds many", "--world flat"] {
         assert_eq!(sim(arguments).unwrap().0, Some(2), "{arguments}");
     }
 }

@@ -172,13 +172,7 @@ impl Group {
             store |= ready.must_sync();
         }
         if store {
-            let hard_state = &self.node.store().hard_state;
-            round.persist.records.push(Record::HardState {
-                group: self.id,
-                term: Term(hard_state.term),
-                vote: (hard_state.vote != INVALID_ID).then_some(NodeId(hard_state.vote)),
-                commit: Index(hard_state.commit),
-            });
+            round.persist.records.push(self.hard_state(0));
             round.persist.sync |=
                 !ready.entries().is_empty() || restore.is_some() || !plant::on(Plant::SkippedHardState);
         }
@@ -214,6 +208,17 @@ impl Group {
         self.apply(&committed, round);
     }
 
+    /// Term, vote, and what is known to be committed: at least up to `index`.
+    fn hard_state(&self, index: u64) -> Record {
+        let known = &self.node.store().hard_state;
+        Record::HardState {
+            group: self.id,
+            term: Term(known.term),
+            vote: (known.vote != INVALID_ID).then_some(NodeId(known.vote)),
+            commit: Index(known.commit.max(index)),
+        }
+    }
+
     fn take_entries(&mut self, entries: &[Entry], persist: &mut Persist) {
         self.node.mut_store().append(entries);
         for entry in entries {
@@ -233,6 +238,9 @@ impl Group {
             self.applied_time_ms = self.applied_time_ms.max(entry_time(entry));
             if entry.entry_type() != EntryType::EntryNormal {
                 self.apply_members(entry);
+                // Else a crash might forget that the change is committed, and who stayed would need the vote of who left.
+                round.persist.records.push(self.hard_state(entry.index));
+                round.persist.sync = true;
             }
             applied.push(Committed {
                 index: Index(entry.index),

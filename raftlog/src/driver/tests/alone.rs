@@ -1,4 +1,4 @@
-//! A voter that needs nobody's word.
+//! A voter that needs nobody's word, or soon will not.
 
 use super::*;
 
@@ -33,4 +33,19 @@ fn an_only_voter_tells_learners_nothing_that_its_disk_does_not_know() {
     assert_eq!(appends(&before), 0);
     driver.handle_persisted(*round);
     assert!(appends(&driver.poll()) > 0);
+}
+
+#[test]
+fn who_is_left_of_two_knows_of_it_after_a_crash() {
+    // Once the disk did not know that the change was committed, and the one that was left asked for the vote of one that
+    // was gone for good.
+    let mut fleet = Fleet::new(&[1, 2]);
+    let left = fleet.elect();
+    let gone = fleet.others(left)[0];
+    fleet.run(10);
+    assert!(fleet.driver(left).propose_members(GROUP, MemberChange::Remove(gone)));
+    fleet.drain();
+    assert!(!fleet.drivers[&left].members(GROUP).unwrap().has(gone));
+    let status = fleet.drivers[&left].status(GROUP).unwrap();
+    assert!(fleet.committed[&left] >= status.applied, "{:?} is on disk", fleet.committed[&left]);
 }
