@@ -286,7 +286,7 @@ impl ControlTable {
         self.next_instance = founders.iter().map(|(id, _)| id.0 + 1).max().unwrap_or(1);
         self.departed = imbl::OrdMap::new();
         self.votes = imbl::OrdMap::new();
-        self.sessions = Box::default();
+        *self.sessions = Sessions::default();
     }
 
     fn tune(&mut self, tuning: Option<Tuning>) -> Result<(), ControlOutcome> {

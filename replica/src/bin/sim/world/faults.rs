@@ -89,6 +89,22 @@ impl World {
         night_us
     }
 
+    /// In some seeds leaders change while the fleet is being born, on slow disks: the next one does not know yet what the
+    /// last one has proposed.
+    pub(super) fn hasty_births(&mut self) {
+        if self.machines.len() < 2 || !self.random.chance(300) {
+            return;
+        }
+        for machine in &mut self.machines {
+            machine.disk_slow = true;
+        }
+        let mut at_us = self.random.range(300_000, 700_000);
+        for node in (0..self.machines.len()).cycle().take(12) {
+            self.at(at_us, Event::LeadAll { node });
+            at_us += self.random.range(10_000, 120_000);
+        }
+    }
+
     pub(super) fn lead_all(&mut self, heir: usize) {
         let Some(id) = self.machines[heir].id() else { return };
         self.say(|| format!("{} is to lead", self.machines[heir].label));
