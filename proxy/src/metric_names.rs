@@ -20,6 +20,12 @@ pub const ENTRIES_COMMITTED_TOTAL: &str = "rocinante_entries_committed_total";
 pub const SNAPSHOTS_TAKEN_TOTAL: &str = "rocinante_snapshots_taken_total";
 /// Snapshots installed from a leader.
 pub const SNAPSHOTS_INSTALLED_TOTAL: &str = "rocinante_snapshots_installed_total";
+/// Peers that fell silent, by the failure detector's judgement.
+pub const SUSPICIONS_TOTAL: &str = "rocinante_suspicions_total";
+/// Leaderships that this instance handed over to spread them, or to shuffle them.
+pub const LEADERS_MOVED_TOTAL: &str = "rocinante_leaders_moved_total";
+/// Entries of the log read back from disk for followers that were behind.
+pub const LOG_ENTRIES_READ_TOTAL: &str = "rocinante_log_entries_read_total";
 /// Messages of peers that were dropped: malformed, or too many.
 pub const MESSAGES_DROPPED_TOTAL: &str = "rocinante_messages_dropped_total";
 /// 1 for the role that the instance has; by group and role.

@@ -34,6 +34,12 @@ pub struct NodeCounters {
     pub snapshots_taken: u64,
     /// Snapshots installed.
     pub snapshots_installed: u64,
+    /// Peers that it found silent.
+    pub suspicions: u64,
+    /// Leaderships that it handed over to spread or shuffle them.
+    pub leaders_moved: u64,
+    /// Entries read back from disk for followers.
+    pub entries_read: u64,
     /// Messages dropped.
     pub messages_dropped: u64,
     /// Health checks that could not be made.
@@ -164,6 +170,11 @@ const COUNTERS: &[CounterOf] = &[
     (Family::counter(names::ENTRIES_COMMITTED_TOTAL, "Entries seen committed here.", &[]), |seen| seen.committed),
     (Family::counter(names::SNAPSHOTS_TAKEN_TOTAL, "Snapshots taken.", &[]), |seen| seen.snapshots_taken),
     (Family::counter(names::SNAPSHOTS_INSTALLED_TOTAL, "Snapshots installed.", &[]), |seen| seen.snapshots_installed),
+    (Family::counter(names::SUSPICIONS_TOTAL, "Peers that fell silent.", &[]), |seen| seen.suspicions),
+    (Family::counter(names::LEADERS_MOVED_TOTAL, "Leaderships handed over to spread them.", &[]), |seen| {
+        seen.leaders_moved
+    }),
+    (Family::counter(names::LOG_ENTRIES_READ_TOTAL, "Entries read back from disk.", &[]), |seen| seen.entries_read),
     (Family::counter(names::MESSAGES_DROPPED_TOTAL, "Messages of peers dropped.", &[]), |seen| seen.messages_dropped),
     (Family::counter(names::LOG_ROUNDS_TOTAL, "Rounds stored in the log.", &[]), |seen| seen.log.rounds),
     (Family::counter(names::LOG_SYNCS_TOTAL, "Rounds synced before they were acknowledged.", &[]), |seen| {

@@ -360,6 +360,9 @@ impl Fleet {
             counters.committed = driver.committed;
             counters.snapshots_taken = driver.snapshots_taken;
             counters.snapshots_installed = driver.snapshots_installed;
+            counters.suspicions = driver.suspicions;
+            counters.leaders_moved = driver.leaders_moved;
+            counters.entries_read = driver.entries_read;
             counters.messages_dropped = driver.messages_dropped;
             counters.groups = groups;
             let now_ms = now_ms();
