@@ -202,8 +202,6 @@ pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server]) -> String
     text
 }
 
-/// The label of an instance in [`configuration`].
-
 /// The product's own limit, `drain_timeout`, plus time to write its log.
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
