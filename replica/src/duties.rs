@@ -422,12 +422,18 @@ impl Replica {
             status.matched.iter().any(|(other, index)| other == id && index.0 + PROMOTE_WITHIN >= status.committed.0)
         };
         let votes = |id: &NodeId| table.member(InstanceId(id.0)).is_some_and(|member| member.voter);
-        if let Some(learner) = members.learners.iter().find(|id| votes(id) && caught_up(id)) {
-            return Some(MemberChange::Promote(*learner));
-        }
         // An id that this control table has not heard of yet is newer than the table, not a stranger.
         let known = |id: &NodeId| InstanceId(id.0) < table.next_instance();
-        let mut gone = members.learners.iter().chain(&members.voters).filter(|id| !wanted.contains(id) && known(id));
+        let is_gone = |id: &&NodeId| !wanted.contains(id) && known(id);
+        if let Some(learner) = members.learners.iter().find(|id| votes(id) && caught_up(id)) {
+            // With one that takes its place a voter leaves in the same breath.
+            let leaves = members.voters.iter().filter(is_gone).find(|id| **id != self.config.driver.id);
+            return Some(match leaves {
+                Some(leaves) => MemberChange::Replace { leaves: *leaves, votes: *learner },
+                None => MemberChange::Promote(*learner),
+            });
+        }
+        let mut gone = members.learners.iter().chain(&members.voters).filter(is_gone);
         gone.next().map(|id| MemberChange::Remove(*id))
     }
 

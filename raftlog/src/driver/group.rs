@@ -333,7 +333,8 @@ impl Group {
     }
 
     pub fn propose_members(&mut self, now_ms: u64, change: MemberChange) -> bool {
-        if !self.leads() || self.node.raft.has_pending_conf() {
+        let joint = !self.node.store().members.voters_outgoing.is_empty();
+        if !self.leads() || joint || self.node.raft.has_pending_conf() {
             return false;
         }
         let time = self.advance_clock(now_ms).to_be_bytes().to_vec();

@@ -19,7 +19,7 @@ pub struct Members {
     pub outgoing: BTreeSet<NodeId>,
 }
 
-/// A change of one member.
+/// A change of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberChange {
     /// A new member that listens; or a voter that listens only from now on.
@@ -28,6 +28,14 @@ pub enum MemberChange {
     Promote(NodeId),
     /// A member leaves.
     Remove(NodeId),
+    /// A learner gets the vote of a voter that leaves, both at once: while it goes on, majorities of the old voters and of
+    /// the new ones are needed (joint consensus, Ongaro & Ousterhout 2014), so no fleet of an even size lies in between.
+    Replace {
+        /// The voter that leaves.
+        leaves: NodeId,
+        /// The learner that votes from then on.
+        votes: NodeId,
+    },
 }
 
 impl Members {
@@ -58,16 +66,21 @@ impl Members {
 
 impl MemberChange {
     pub(super) fn message(self) -> ConfChangeV2 {
-        let (kind, id) = match self {
-            Self::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
-            Self::Promote(id) => (ConfChangeType::AddNode, id),
-            Self::Remove(id) => (ConfChangeType::RemoveNode, id),
+        let single = |kind, id: NodeId| {
+            let mut single = ConfChangeSingle { node_id: id.0, ..ConfChangeSingle::default() };
+            single.set_change_type(kind);
+            single
         };
-        let mut single = ConfChangeSingle { node_id: id.0, ..ConfChangeSingle::default() };
-        single.set_change_type(kind);
-        let mut change = ConfChangeV2::default();
-        change.changes.push(single);
-        change
+        let changes = match self {
+            Self::AddLearner(id) => vec![single(ConfChangeType::AddLearnerNode, id)],
+            Self::Promote(id) => vec![single(ConfChangeType::AddNode, id)],
+            Self::Remove(id) => vec![single(ConfChangeType::RemoveNode, id)],
+            Self::Replace { leaves, votes } => {
+                vec![single(ConfChangeType::AddNode, votes), single(ConfChangeType::RemoveNode, leaves)]
+            }
+        };
+        // More than one change is a joint one, and the core's leader ends that by itself.
+        ConfChangeV2 { changes: changes.into(), ..ConfChangeV2::default() }
     }
 }
 

@@ -44,6 +44,10 @@ impl World {
             if let Some(id) = self.random.pick(&all) {
                 self.say(|_| format!("{id} is to leave"));
                 self.wanted.remove(&id);
+                // Another takes its place, in one joint change if it has caught up by then.
+                if self.random.chance(500) {
+                    self.hire();
+                }
             }
         }
     }
@@ -105,7 +109,11 @@ impl World {
         };
         let wanted = &self.wanted;
         if let Some(id) = members.learners.iter().find(|id| wanted.contains(*id) && near(id)) {
-            return Some(MemberChange::Promote(*id));
+            let leaves = members.voters.iter().find(|id| !wanted.contains(*id) && self.machines[node].id != Some(**id));
+            return Some(match leaves {
+                Some(leaves) if self.random.chance(700) => MemberChange::Replace { leaves: *leaves, votes: *id },
+                _ => MemberChange::Promote(*id),
+            });
         }
         let extra = |id: &&NodeId| !wanted.contains(*id);
         let stays = members.voters.iter().any(|id| wanted.contains(id));
