@@ -58,6 +58,8 @@ pub struct Limits {
     pub cache_entries: usize,
     /// Connections carried for other instances at once.
     pub max_relays: usize,
+    /// Bytes per second of a snapshot that is sent to a peer.
+    pub max_snapshot_rate: u64,
     /// Bytes in the head of an HTTP request, request line included.
     pub max_header_bytes: usize,
     /// Fields in the head of an HTTP request.
@@ -81,6 +83,7 @@ impl Default for Limits {
             max_pending_choices: 100_000,
             cache_entries: 65_536,
             max_relays: 1_024,
+            max_snapshot_rate: 128 << 20,
             max_header_bytes: 32 * 1_024,
             max_headers: 100,
             max_h2_streams: 128,

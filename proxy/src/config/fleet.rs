@@ -102,6 +102,12 @@ fn read_limits(fleet: &mut Section<'_>, notes: &mut Notes<'_>) -> Option<Limits>
     let max_pending_choices = section.or("max_pending_choices", defaults.max_pending_choices, entries, notes);
     let cache_entries = section.or("cache_entries", defaults.cache_entries, entries, notes);
     let max_relays = section.or("max_relays", defaults.max_relays, |value| count(value, 0..=1_000_000), notes);
+    let max_snapshot_rate = section.or(
+        "max_snapshot_rate",
+        defaults.max_snapshot_rate,
+        |value| values::integer(value, 1_048_576..=1_000_000_000_000),
+        notes,
+    );
     let max_header_bytes =
         section.or("max_header_bytes", defaults.max_header_bytes, |value| count(value, 1_024..=1_048_576), notes);
     let max_headers = section.or("max_headers", defaults.max_headers, |value| count(value, 10..=1_000), notes);
@@ -117,6 +123,7 @@ fn read_limits(fleet: &mut Section<'_>, notes: &mut Notes<'_>) -> Option<Limits>
         max_pending_choices: max_pending_choices?,
         cache_entries: cache_entries?,
         max_relays: max_relays?,
+        max_snapshot_rate: max_snapshot_rate?,
         max_header_bytes: max_header_bytes?,
         max_headers: max_headers?,
         max_h2_streams: max_h2_streams?,

@@ -98,6 +98,7 @@ fn every_key() {
         max_pending_choices: 200,
         cache_entries: 300,
         max_relays: 0,
+        max_snapshot_rate: 2_000_000,
         max_header_bytes: 8_192,
         max_headers: 20,
         max_h2_streams: 7,
@@ -149,6 +150,7 @@ max_pins = 5_000
 max_pending_choices = 200
 cache_entries = 300
 max_relays = 0
+max_snapshot_rate = 2_000_000
 max_header_bytes = 8192
 max_headers = 20
 max_h2_streams = 7

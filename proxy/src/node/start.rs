@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     io,
     net::IpAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -159,7 +159,8 @@ impl Node {
             incoming: Arc::default(),
         });
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
-        let options = Options { tls, local_address: Some(own), ..Options::default() };
+        let snapshot_bytes_per_second = NonZeroU64::new(config.fleet.limits.max_snapshot_rate);
+        let options = Options { tls, local_address: Some(own), snapshot_bytes_per_second, ..Options::default() };
         let inbox = Arc::new(NetInbox(inputs.clone()));
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());
