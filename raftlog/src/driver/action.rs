@@ -233,6 +233,8 @@ pub struct GroupStatus {
     pub applied: Index,
     /// The first index that the log still holds.
     pub first: Index,
+    /// The first index that is in memory: those before it are only on disk.
+    pub held: Index,
     /// About how many bytes of the log are in memory.
     pub held_bytes: u64,
     /// The last index in the log.

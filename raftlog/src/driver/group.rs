@@ -59,8 +59,10 @@ pub struct Group {
     snapshot_due: Option<u64>,
     /// No snapshot is asked for before this time: the last one could not be stored.
     no_snapshot_before_ms: u64,
-    /// Reads to be proven with the next drain, and those on their way by the first of each batch.
+    /// Reads to be proven with the next drain, and those on their way. A batch is known by a number that is never used
+    /// again: an answer to an earlier question must not pass for one to a later.
     reads: Vec<u64>,
+    next_batch: u64,
     batches: VecDeque<(u64, Vec<u64>)>,
     shown: (Role, u64, u64),
 }
@@ -186,6 +188,7 @@ impl Group {
             snapshot_due: None,
             no_snapshot_before_ms: 0,
             reads: Vec::new(),
+            next_batch: random.next(),
             batches: VecDeque::new(),
             shown: (Role::Follower, 0, 0),
         })
@@ -238,7 +241,7 @@ impl Group {
         if late || !timely(&message, &self.node.raft) {
             return counters.messages_dropped += 1;
         }
-        let kind = message.msg_type();
+        let (kind, from) = (message.msg_type(), message.from);
         match kind {
             MessageType::MsgAppend => counters.appends_received += 1,
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => counters.votes_received += 1,
@@ -248,15 +251,15 @@ impl Group {
             counters.messages_dropped += 1;
         }
         let raft = &self.node.raft;
-        // The core sets it to zero when it hears of its leader, or votes.
+        // The core sets it to zero when it hears of its leader, when it votes, and when it loses an election.
         if raft.election_elapsed == 0 && raft.state == StateRole::Follower {
-            self.hear_of_leader(clock);
+            if raft.leader_id != INVALID_ID {
+                self.attempts = 0;
+                self.deadline = clock.tick + clock.patience;
+            } else if kind == MessageType::MsgRequestVote && raft.vote == from {
+                self.deadline = clock.tick + clock.patience;
+            }
         }
-    }
-
-    fn hear_of_leader(&mut self, clock: Ticks) {
-        self.attempts = 0;
-        self.deadline = clock.tick + clock.patience;
     }
 
     /// What is wrong beyond repair, once.
@@ -394,6 +397,7 @@ impl Group {
             committed: Index(raft.raft_log.committed),
             applied: Index(raft.raft_log.applied),
             first: Index(self.node.store().base_index + 1),
+            held: Index(self.node.store().held_from()),
             held_bytes: self.node.store().held_bytes(),
             last: Index(raft.raft_log.last_index()),
             members: self.members(),

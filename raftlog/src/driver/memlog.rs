@@ -90,6 +90,11 @@ impl MemLog {
         self.bytes + self.disk_bytes
     }
 
+    /// The first index in memory.
+    pub fn held_from(&self) -> u64 {
+        self.held_from
+    }
+
     /// About how many bytes are in memory.
     pub fn held_bytes(&self) -> u64 {
         self.bytes
