@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use loadtest::bench::{self, Part, Plan};
 use loadtest::error::{Error, Result};
 
-use super::{BenchArguments, BenchOf};
 use super::stick::{binary, in_path};
+use super::{BenchArguments, BenchOf};
 
 /// Measures what was asked for.
 pub async fn run(arguments: BenchArguments) -> Result<ExitCode> {

@@ -35,11 +35,8 @@ pub fn make(directory: &Path, labels: &[String]) -> Result<()> {
 /// If the files cannot be read or do not fit each other.
 pub fn load(directory: &Path, label: &str) -> Result<Arc<Tls>> {
     let read = |name: String| fs::read(directory.join(name));
-    let pems = Pems {
-        ca: read(CA.to_owned())?,
-        cert: read(format!("{label}.pem"))?,
-        key: read(format!("{label}.key"))?,
-    };
+    let pems =
+        Pems { ca: read(CA.to_owned())?, cert: read(format!("{label}.pem"))?, key: read(format!("{label}.key"))? };
     Ok(Arc::new(Tls::new(PREFIX, label, &pems)?))
 }
 

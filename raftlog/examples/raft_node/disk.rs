@@ -68,7 +68,8 @@ pub fn start(setup: &Setup, inputs: SyncSender<Input>) -> Result<(Log, SnapshotS
     let (work, queue) = channel();
     let counts = Arc::new(Counts::default());
     let counted = counts.clone();
-    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || run(&mut wal, &queue, &inputs, &counted))?;
+    let thread =
+        thread::Builder::new().name("log".to_owned()).spawn(move || run(&mut wal, &queue, &inputs, &counted))?;
     Ok((Log { work, counts, thread }, store))
 }
 
@@ -84,9 +85,9 @@ fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, counts:
                     Some(Input::Persisted { round: batch.round, holding_back })
                 })
             }
-            Ok(Work::Read { group, from, to, max_bytes }) => wal
-                .read(group, from, to, max_bytes)
-                .map(|entries| Some(Input::LogRead { group, from, entries })),
+            Ok(Work::Read { group, from, to, max_bytes }) => {
+                wal.read(group, from, to, max_bytes).map(|entries| Some(Input::LogRead { group, from, entries }))
+            }
             Err(RecvTimeoutError::Timeout) => wal.prefill().and_then(|()| wal.seal()).map(|()| None),
             Err(RecvTimeoutError::Disconnected) => return,
         };

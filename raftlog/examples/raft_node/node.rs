@@ -182,7 +182,9 @@ impl Node {
     fn take(&mut self, input: Input) -> Result<()> {
         match input {
             Input::Net(Event::Frame { from, bytes }) => self.driver.handle_frame(from, &bytes),
-            Input::Net(Event::LinkDown { peer: Some(peer), refused, .. }) => self.driver.handle_peer_down(peer, refused),
+            Input::Net(Event::LinkDown { peer: Some(peer), refused, .. }) => {
+                self.driver.handle_peer_down(peer, refused)
+            }
             Input::Net(Event::Refused { label, refused, .. }) => eprintln!("raft_node: {label} refused: {refused}"),
             Input::Net(Event::LinkUp { .. } | Event::LinkDown { .. }) | Input::Stop => {}
             Input::Persisted { round, holding_back } => {

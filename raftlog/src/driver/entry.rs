@@ -1,6 +1,6 @@
 //! What the core's messages and entries are to everybody else.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost011::Message as _;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message};
 
@@ -18,19 +18,26 @@ pub fn decode_entry(group: GroupId, index: Index, term: Term, data: &[u8]) -> Re
     }
 }
 
-pub fn content(entry: &Entry, members: &ConfState) -> Content {
-    if entry.entry_type() != EntryType::EntryNormal {
-        return Content::Members(Members::of(members));
-    }
-    match entry.data.split_first_chunk::<8>() {
-        Some((origin, rest)) => match rest.split_first_chunk::<8>() {
-            Some((token, data)) => Content::Data {
-                origin: NodeId(u64::from_be_bytes(*origin)),
-                token: u64::from_be_bytes(*token),
-                data: Bytes::copy_from_slice(data),
-            },
-            None => Content::Empty,
-        },
-        None => Content::Empty,
-    }
+/// What an entry is; its bytes are handed on without a copy.
+pub fn content(mut entry: Entry, members: &ConfState) -> Content {
+    let Some((origin, token)) = asked_by(&entry) else {
+        let changes = entry.entry_type() != EntryType::EntryNormal;
+        return if changes { Content::Members(Members::of(members)) } else { Content::Empty };
+    };
+    let mut data = Bytes::from(std::mem::take(&mut entry.data));
+    data.advance(PROPOSAL_HEAD_BYTES);
+    Content::Data { origin, token, data }
 }
+
+/// Who proposed an entry, and by which token; none where nobody did.
+pub fn asked_by(entry: &Entry) -> Option<(NodeId, u64)> {
+    if entry.entry_type() != EntryType::EntryNormal {
+        return None;
+    }
+    let (origin, rest) = entry.data.split_first_chunk::<8>()?;
+    let token = rest.first_chunk::<8>()?;
+    Some((NodeId(u64::from_be_bytes(*origin)), u64::from_be_bytes(*token)))
+}
+
+/// Origin and token.
+const PROPOSAL_HEAD_BYTES: usize = 16;

@@ -65,7 +65,8 @@ async fn put_again_and_again(mut client: KvClient<Channel>, number: u32, watch: 
         let key = format!("bench/{number:06}/{turn:04}").into_bytes().into();
         let begun = Instant::now();
         let put = client.put(PutRequest { key, value: value.clone() });
-        let answer = tokio::time::timeout(PATIENCE, put).await.map_err(|_| Error::Fleet("a put has no answer".into()))?;
+        let answer =
+            tokio::time::timeout(PATIENCE, put).await.map_err(|_| Error::Fleet("a put has no answer".into()))?;
         answer.map_err(|status| Error::Fleet(format!("a put was refused: {status}")))?;
         if watch.0.counting.load(Ordering::Relaxed) {
             latency.saturating_record(begun.elapsed().as_nanos() as u64);

@@ -40,8 +40,20 @@ pub fn table(report: &Report) -> String {
 
 fn rows(report: &Report) -> String {
     let titles = [
-        "proposed", "peers", "groups", "in flight", "commits/s", "p50", "p99", "p99.9", "CPU leader", "follower", "all 3",
-        "client", "commits/sync", "x etcd",
+        "proposed",
+        "peers",
+        "groups",
+        "in flight",
+        "commits/s",
+        "p50",
+        "p99",
+        "p99.9",
+        "CPU leader",
+        "follower",
+        "all 3",
+        "client",
+        "commits/sync",
+        "x etcd",
     ];
     let mut lines = vec![titles.map(str::to_owned).to_vec()];
     lines.extend(report.rows.iter().map(|row| line(report, row)));
@@ -76,7 +88,8 @@ fn sending(snapshot: &Snapshot) -> String {
         snapshot.in_flight,
         short(snapshot.extra_bytes_max as f64 / f64::from(1 << 20))
     );
-    let mut lines = vec![["the state is", "seconds", "commits/s", "p50", "p99", "max", "p99/before"].map(str::to_owned).to_vec()];
+    let mut lines =
+        vec![["the state is", "seconds", "commits/s", "p50", "p99", "max", "p99/before"].map(str::to_owned).to_vec()];
     let before = snapshot.phases.first().map_or(0.0, |phase| phase.p99_us);
     lines.extend(snapshot.phases.iter().map(|phase| {
         vec![
