@@ -7,12 +7,13 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message};
 use super::{action::Content, members::Members};
 use crate::types::{GroupId, Index, NodeId, Term};
 
-pub fn decode_message(bytes: &[u8]) -> Result<Message, prost011::DecodeError> {
-    Message::decode(bytes)
+/// From shared bytes: of a plain slice each field of an entry would be copied twice.
+pub fn decode_message(bytes: &Bytes) -> Result<Message, prost011::DecodeError> {
+    Message::decode(bytes.clone())
 }
 
-pub fn decode_entry(group: GroupId, index: Index, term: Term, data: &[u8]) -> Result<Entry, raft::Error> {
-    match Entry::decode(data) {
+pub fn decode_entry(group: GroupId, index: Index, term: Term, data: &Bytes) -> Result<Entry, raft::Error> {
+    match Entry::decode(data.clone()) {
         Ok(entry) if entry.index == index.0 && entry.term == term.0 => Ok(entry),
         _ => Err(raft::Error::ConfigInvalid(format!("group {group}: the entry stored at index {index} is not one"))),
     }
