@@ -253,7 +253,7 @@ impl Node {
         loop {
             self.propose_load();
             let actions = self.driver.poll();
-            if actions.is_empty() {
+            if actions.is_empty() && self.load.as_ref().is_none_or(|load| load.due == 0) {
                 return Ok(());
             }
             for action in actions {
@@ -267,7 +267,9 @@ impl Node {
     fn propose_load(&mut self) {
         let Some(load) = &mut self.load else { return };
         let now = Instant::now();
-        for _ in 0..std::mem::take(&mut load.due) {
+        let now_due = load.due.min(PROPOSALS_PER_ROUND_MAX);
+        load.due -= now_due;
+        for _ in 0..now_due {
             let token = self.askers.add(Asker::Load(now));
             self.driver.propose(load.group(), token, load.data.clone());
         }
@@ -377,6 +379,10 @@ const TICK: Duration = Duration::from_millis(TICK_MS);
 
 /// How often a node that shall lead asks for it.
 const LEAD_TICKS: u64 = 20;
+
+/// Most proposals of the load that share a round: as proposals that come in one by one do, later ones find the first on
+/// their way already.
+const PROPOSALS_PER_ROUND_MAX: usize = 256;
 
 /// Most inputs that wait for the node.
 pub const INPUTS_MAX: usize = 65_536;
