@@ -33,7 +33,7 @@ pub enum Order {
     Load { in_flight: usize, bytes: usize },
     /// Propose no more.
     Rest,
-    /// Add ballast to the state of group 0.
+    /// Add some ballast to the state of group 0, until it has so many bytes.
     Fill { bytes: u64 },
     /// Add a learner to group 0.
     Learner(NodeId),

@@ -28,11 +28,10 @@ impl Table {
         self.applied = index;
         self.count += 1;
         self.digest = crc32c::crc32c_append(self.digest, command);
-        if let Some((&FILL, pieces)) = command.split_first() {
-            let pieces = pieces.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-            for _ in 0..pieces.min(PIECES_PER_COMMAND_MAX) {
-                self.ballast.push(piece(self.ballast.len() as u64));
-            }
+        if let Some((&FILL, wanted)) = command.split_first() {
+            let wanted = wanted.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            let have = self.ballast.len() as u64;
+            self.ballast.extend((have..wanted.min(have + PIECES_PER_COMMAND_MAX)).map(piece));
         }
     }
 
@@ -75,7 +74,7 @@ impl State for Table {
     }
 }
 
-/// A command that adds ballast: so many pieces.
+/// A command that adds some ballast while there is less than so many bytes. It may be repeated.
 pub fn fill(bytes: u64) -> Vec<u8> {
     let mut command = vec![FILL];
     command.extend((bytes / PIECE_BYTES as u64).to_be_bytes());
@@ -102,5 +101,5 @@ const FILL: u8 = 1;
 const HEAD_BYTES: usize = 28;
 const PIECE_BYTES: usize = 1 << 20;
 /// Applying a command must not take long.
-const PIECES_PER_COMMAND_MAX: u64 = 64;
+const PIECES_PER_COMMAND_MAX: u64 = 8;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -114,14 +114,20 @@ async fn one(plan: &Plan, watch: &dyn Fn(&str), rate_limit: Option<u64>) -> Resu
 }
 
 async fn fill(fleet: &mut Fleet, state_bytes: u64) -> Result<()> {
-    let mut filled = 0;
-    while filled < state_bytes {
-        fleet.nodes[0].order(&format!("fill {FILL_BYTES}")).await?;
-        filled += FILL_BYTES;
-        for node in &mut fleet.nodes {
-            node.until("the ballast", PATIENCE, |seen| seen["ballast_bytes"].as_u64() == Some(filled)).await?;
+    let begun = Instant::now();
+    let full = |seen: &Value| seen["ballast_bytes"].as_u64() == Some(state_bytes);
+    // An order may come to nothing when the leader changes, and it does some of it only.
+    while !full(&fleet.nodes[0].order("look").await?) {
+        fleet.nodes[0].order(&format!("fill {state_bytes}")).await?;
+        if begun.elapsed() > PATIENCE {
+            return Err(Error::Fleet(format!("the state is not there within {PATIENCE:?}")));
         }
+        tokio::time::sleep(FILL_PAUSE).await;
     }
+    for node in &mut fleet.nodes {
+        node.until("the ballast", PATIENCE, full).await?;
+    }
+    fleet.nodes[0].until("leading", PATIENCE, |seen| seen["leads"].as_u64() == Some(1)).await?;
     Ok(())
 }
 
@@ -142,7 +148,7 @@ async fn wait(fleet: &mut Fleet, counter: &str, peak: &mut u64) -> Result<()> {
 }
 
 const STATE_BYTES: u64 = 1 << 30;
-const FILL_BYTES: u64 = 64 << 20;
+const FILL_PAUSE: Duration = Duration::from_millis(20);
 const LOAD: u32 = 64;
 /// So many bytes per second where the sender's speed is limited.
 const RATE_LIMIT: u64 = 64 << 20;
