@@ -7,6 +7,7 @@ mod decisions;
 mod figures;
 mod load;
 mod own_word;
+pub mod raft;
 mod subject;
 mod table;
 mod traffic;

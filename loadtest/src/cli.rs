@@ -2,6 +2,7 @@
 
 mod bench;
 mod farm;
+mod raft;
 mod stick;
 
 use std::net::SocketAddr;
@@ -95,7 +96,11 @@ struct StickArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct BenchArguments {
+    /// Another bench than that of decisions and traffic.
+    #[command(subcommand)]
+    of: Option<BenchOf>,
     /// How long each measurement lasts; there are about 70 in all.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
@@ -111,6 +116,32 @@ struct BenchArguments {
     /// The binary under test; by default the one beside this program, else the one in PATH.
     #[arg(long, value_name = "PATH")]
     bin: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchOf {
+    /// Measure the log itself: commits of three replicas with a load of our own and over gRPC, beside etcd.
+    #[command(after_help = RAFT_EXAMPLES)]
+    Raft(RaftArguments),
+}
+
+#[derive(Debug, Args)]
+struct RaftArguments {
+    /// How long each of the 27 rows lasts, without a second of warm-up.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Only these parts: commits, clients, idle, snapshot; several separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<String>,
+    /// Only see that all of it works: fewer rows of one second, fewer groups, a smaller state.
+    #[arg(long)]
+    short: bool,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The replica; by default examples/raft_node beside this program.
+    #[arg(long, value_name = "PATH")]
+    node: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -231,6 +262,17 @@ Examples:
   loadtest bench
   loadtest bench --only http,tcp --rounds 5
   loadtest bench --only commits --seconds 10 --json";
+
+const RAFT_EXAMPLES: &str = "\
+Three replicas on loopback addresses, each with a log of its own on the disk of the temporary directory (TMPDIR), and three
+members of etcd beside them where it is installed. Everything shares this machine: figures of a busy one say little. What they
+mean is in docs/performance.md.
+Exit status: 0 everything was measured; 1 something could not be; 2 usage.
+
+Examples:
+  loadtest bench raft
+  loadtest bench raft --only commits,clients --seconds 10
+  loadtest bench raft --short --json";
 
 const DEMO_EXAMPLES: &str = "\
 Exit status: 0 no client was split or moved, 1 otherwise.

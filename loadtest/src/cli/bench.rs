@@ -6,11 +6,14 @@ use std::process::ExitCode;
 use loadtest::bench::{self, Part, Plan};
 use loadtest::error::{Error, Result};
 
-use super::BenchArguments;
 use super::stick::{binary, in_path};
+use super::{BenchArguments, BenchOf};
 
 /// Measures what was asked for.
 pub async fn run(arguments: BenchArguments) -> Result<ExitCode> {
+    if let Some(BenchOf::Raft(arguments)) = arguments.of {
+        return super::raft::run(arguments).await;
+    }
     let plan = Plan {
         parts: parts(&arguments.only)?,
         seconds: arguments.seconds,

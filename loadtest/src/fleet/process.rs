@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
@@ -21,11 +21,25 @@ pub struct Process {
 impl Process {
     /// Starts it with its output appended to `log`.
     pub fn start(mut command: Command, log: &Path) -> Result<Process> {
+        let out = open(log)?;
+        let both = out.try_clone().map_err(Error::io(format!("opening {}", log.display())))?;
+        command.stdin(Stdio::null()).stdout(out).stderr(both);
+        Process::spawn(command, log)
+    }
+
+    /// Starts one that is talked to; what it says on standard error is appended to `log`.
+    pub fn start_talking(mut command: Command, log: &Path) -> Result<(Process, ChildStdin, ChildStdout)> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(open(log)?);
+        let mut process = Process::spawn(command, log)?;
+        match (process.child.stdin.take(), process.child.stdout.take()) {
+            (Some(to), Some(from)) => Ok((process, to, from)),
+            _ => Err(Error::Fleet("a process that is talked to has no pipes".to_owned())),
+        }
+    }
+
+    fn spawn(mut command: Command, log: &Path) -> Result<Process> {
         let what = format!("starting {}", command.get_program().to_string_lossy());
-        let log_failed = || format!("opening {}", log.display());
-        let out = File::options().create(true).append(true).open(log).map_err(Error::io(log_failed()))?;
-        let both = out.try_clone().map_err(Error::io(log_failed()))?;
-        command.stdin(Stdio::null()).stdout(out).stderr(both).process_group(0);
+        command.process_group(0);
         die_with_parent(&mut command);
         let child = command.spawn().map_err(Error::io(what.clone()))?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -91,6 +105,10 @@ impl Drop for Process {
             self.child.wait().ok();
         }
     }
+}
+
+fn open(log: &Path) -> Result<File> {
+    File::options().create(true).append(true).open(log).map_err(Error::io(format!("opening {}", log.display())))
 }
 
 /// Runs a command to its end and returns what it printed; a failure carries what it said on standard error.

@@ -144,7 +144,7 @@ impl Group {
         let mut log = MemLog::new(hard_state, members, base, time_ms);
         for (index, term, data) in &start.entries {
             let entry = decode_entry(start.group, *index, *term, data)?;
-            log.append(std::slice::from_ref(&entry));
+            log.append([entry]);
         }
         log.hard_state.commit = log.hard_state.commit.min(log.last());
         let raft_config = Config {
@@ -415,7 +415,7 @@ impl Group {
             index,
             term: Term(entry.term),
             time_ms: entry_time(entry),
-            content: content(entry, &self.node.store().members),
+            content: content(entry.clone(), &self.node.store().members),
         })
     }
 

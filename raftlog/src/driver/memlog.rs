@@ -112,7 +112,7 @@ impl MemLog {
     }
 
     /// Appends entries; one at an index that is held already cuts the log there first.
-    pub fn append(&mut self, entries: &[Entry]) {
+    pub fn append(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             assert!(entry.index >= self.held_from && entry.index <= self.last() + 1, "entries follow on the log");
             let keep = (entry.index - self.held_from) as usize;
@@ -122,9 +122,9 @@ impl MemLog {
                 }
                 self.last_time_ms = highest_time(self.base_time_ms, &self.entries);
             }
-            self.bytes += size(entry);
-            self.last_time_ms = self.last_time_ms.max(entry_time(entry));
-            self.entries.push_back(entry.clone());
+            self.bytes += size(&entry);
+            self.last_time_ms = self.last_time_ms.max(entry_time(&entry));
+            self.entries.push_back(entry);
         }
     }
 

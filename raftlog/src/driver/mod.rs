@@ -225,7 +225,7 @@ impl Driver {
             self.counters.frames_malformed += 1;
             return false;
         };
-        let decoded = entry::decode_message(message).ok();
+        let decoded = entry::decode_message(&Bytes::copy_from_slice(message)).ok();
         if decoded.as_ref().is_some_and(|message| message.from != from.0 || message.to != self.config.id.0) {
             self.counters.messages_dropped += 1;
             return false;
@@ -453,7 +453,7 @@ impl Driver {
         }
     }
 
-    fn step(&mut self, from: NodeId, group: GroupId, message: &[u8], ticks: Ticks) {
+    fn step(&mut self, from: NodeId, group: GroupId, message: &Bytes, ticks: Ticks) {
         let overloaded = self.overloaded();
         let heir = self.may_lead && self.willing;
         let Some(found) = self.groups.get_mut(group.0 as usize) else {

@@ -4,15 +4,15 @@ use bytes::Bytes;
 use prost011::Message as _;
 use raft::{
     INVALID_ID,
-    eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType},
+    eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType},
 };
 
 use super::{Group, InFlight, Outbox, Persist};
 use crate::{
     driver::{
-        action::{Action, Committed, Content, Rejection},
+        action::{Action, Committed, Rejection},
         config::{Counters, DriverConfig},
-        entry::{content, decode_entry},
+        entry::{asked_by, content, decode_entry},
         frame::Item,
         memlog::entry_time,
         sound::sound_change,
@@ -163,8 +163,10 @@ impl Group {
             round.counters.snapshots_installed += 1;
             store = true;
         }
-        if !ready.entries().is_empty() {
-            self.take_entries(ready.entries(), round.persist);
+        let entries = ready.take_entries();
+        let appends = !entries.is_empty();
+        if appends {
+            self.take_entries(entries, round.persist);
             store = true;
         }
         if let Some(hard_state) = ready.hs() {
@@ -173,8 +175,7 @@ impl Group {
         }
         if store {
             round.persist.records.push(self.hard_state(0));
-            round.persist.sync |=
-                !ready.entries().is_empty() || restore.is_some() || !plant::on(Plant::SkippedHardState);
+            round.persist.sync |= appends || restore.is_some() || !plant::on(Plant::SkippedHardState);
         }
         for read in ready.take_read_states() {
             if let Ok(context) = <[u8; 8]>::try_from(read.request_ctx.as_slice()) {
@@ -205,7 +206,7 @@ impl Group {
                 round.outbox.add_message(self.id, message, round.counters);
             }
         }
-        self.apply(&committed, round);
+        self.apply(committed, round);
     }
 
     /// Term, vote, and what is known to be committed: at least up to `index`.
@@ -219,25 +220,35 @@ impl Group {
         }
     }
 
-    fn take_entries(&mut self, entries: &[Entry], persist: &mut Persist) {
-        self.node.mut_store().append(entries);
-        for entry in entries {
+    /// One buffer holds them all: a round of many entries takes one allocation, not one for each.
+    fn take_entries(&mut self, entries: Vec<Entry>, persist: &mut Persist) {
+        let mut buffer = Vec::with_capacity(entries.iter().map(Entry::encoded_len).sum());
+        let mut ends = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            entry.encode_raw(&mut buffer);
+            ends.push(buffer.len());
+        }
+        let mut rest = Bytes::from(buffer);
+        let mut begin = 0;
+        for (entry, end) in entries.iter().zip(ends) {
             persist.records.push(Record::Entry {
                 group: self.id,
                 index: Index(entry.index),
                 term: Term(entry.term),
-                data: entry.encode_to_vec().into(),
+                data: rest.split_to(end - begin),
             });
+            begin = end;
         }
+        self.node.mut_store().append(entries);
     }
 
-    fn apply(&mut self, entries: &[Entry], round: &mut Round<'_>) {
-        let Some(last) = entries.last() else { return };
+    fn apply(&mut self, entries: Vec<Entry>, round: &mut Round<'_>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return };
         let mut applied = Vec::with_capacity(entries.len());
         for entry in entries {
-            self.applied_time_ms = self.applied_time_ms.max(entry_time(entry));
+            self.applied_time_ms = self.applied_time_ms.max(entry_time(&entry));
             if entry.entry_type() != EntryType::EntryNormal {
-                self.apply_members(entry);
+                self.apply_members(&entry);
                 // Else a crash might forget that the change is committed, and who stayed would need the vote of who left.
                 round.persist.records.push(self.hard_state(entry.index));
                 round.persist.sync = true;
@@ -254,8 +265,8 @@ impl Group {
             round.actions.push(Action::Apply { group: self.id, entries: applied.clone() });
         }
         round.actions.push(Action::Apply { group: self.id, entries: applied });
-        self.node.advance_apply_to(last.index);
-        self.node.mut_store().evict(last.index, round.memory_bytes);
+        self.node.advance_apply_to(last);
+        self.node.mut_store().evict(last, round.memory_bytes);
     }
 
     fn apply_members(&mut self, entry: &Entry) {
@@ -289,14 +300,6 @@ fn one_place_off(mut entries: Vec<Entry>) -> Vec<Entry> {
         entries[place - 1].data = data;
     }
     entries
-}
-
-/// Who proposed an entry, and by which token.
-fn asked_by(entry: &Entry) -> Option<(NodeId, u64)> {
-    match content(entry, &ConfState::default()) {
-        Content::Data { origin, token, .. } => Some((origin, token)),
-        _ => None,
-    }
 }
 
 /// Most batches of reads that wait for a proof at once.

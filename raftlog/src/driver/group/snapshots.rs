@@ -48,8 +48,8 @@ impl Group {
         // The end of the log may have been replaced by a shorter one since.
         let due = self.snapshot_due.is_some_and(|index| index.min(log.last()) <= applied);
         // One that a follower still loads keeps the log long; another would not let go of more.
-        let useful = self.cut_through(applied, config) > log.base_index;
-        if ((long || large) && useful) || due || log.wanted.get() {
+        let useful = || self.cut_through(applied, config) > log.base_index;
+        if ((long || large) && useful()) || due || log.wanted.get() {
             actions.push(Action::Snapshot { group: self.id });
         }
     }
