@@ -2,6 +2,7 @@
 
 mod bench;
 mod farm;
+mod partition;
 mod stick;
 
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use loadtest::error::{Error, Result};
 use loadtest::lab;
+use loadtest::partition::wire::{Laid, Wire};
+use loadtest::partition::{INSTANCES_MAX, NEWCOMERS};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The judge of Rocinante: backends that say their name, and clients that ask every instance at the same moment.
@@ -32,6 +35,9 @@ enum Command {
     /// The same scenarios against HAProxy in its strongest configuration.
     #[command(after_help = RIVALS_EXAMPLES)]
     Rivals(StickArguments),
+    /// Cut, kill, stop and grow a fleet of real processes in networks of their own, and judge what clients were told.
+    #[command(after_help = PARTITION_EXAMPLES)]
+    Partition(PartitionArguments),
     /// Measure decisions and traffic, beside HAProxy, nginx and no proxy at all.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
@@ -95,6 +101,28 @@ struct StickArguments {
 }
 
 #[derive(Debug, Args)]
+struct PartitionArguments {
+    /// Instances at the start; two more join and leave again.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=i64::from(INSTANCES_MAX)))]
+    instances: u8,
+    /// About 30 seconds: fewer phases, shorter faults.
+    #[arg(long)]
+    short: bool,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+    /// Repeat the clients' chances of an earlier run; the processes have theirs.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Leave configuration, data and logs behind; after a failure they stay anyway.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Args)]
 struct BenchArguments {
     /// How long each measurement lasts; there are about 70 in all.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60))]
@@ -132,8 +160,19 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let own_network = match &arguments.command {
         Command::Stick(stick) | Command::Rivals(stick) => !stick.here,
         Command::Bench(_) => true,
-        Command::Farm(_) | Command::Demo(_) => false,
+        Command::Farm(_) | Command::Demo(_) | Command::Partition(_) => false,
     };
+    // Like the network of one's own, it is entered while there is one thread.
+    let mut wire = None;
+    if let Command::Partition(arguments) = &arguments.command {
+        wire = match Wire::lay(arguments.instances + NEWCOMERS)? {
+            Laid::Here(wire) => Some(wire),
+            Laid::Not(reason) => {
+                eprintln!("NOT RUN: partitions of real processes: {reason}");
+                return Ok(ExitCode::from(NOT_RUN));
+            }
+        };
+    }
     if own_network && !lab::enter().map_err(Error::io("setting up a network of its own"))? {
         eprintln!("no network namespace to be had: running in the machine's own network");
     }
@@ -147,6 +186,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Farm(arguments) => farm::run(arguments).await,
             Command::Stick(arguments) => stick::run(arguments, stick::Who::Ours).await,
             Command::Rivals(arguments) => stick::run(arguments, stick::Who::Rivals).await,
+            Command::Partition(arguments) => match wire {
+                Some(wire) => partition::run(arguments, wire).await,
+                None => Err(Error::Usage("the network was not made".to_owned())),
+            },
             Command::Bench(arguments) => bench::run(arguments).await,
             Command::Demo(arguments) => stick::demo(arguments).await,
         }
@@ -192,6 +235,8 @@ fn raise_descriptor_limit() {
 
 const WORKERS: usize = 2;
 const INTERRUPTED: u8 = 130;
+/// As test runners have it: this was neither passed nor failed.
+const NOT_RUN: u8 = 77;
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
 
 const FARM_EXAMPLES: &str = "\
@@ -220,6 +265,16 @@ Exit status is 0 when all scenarios could be run, whatever came of them.
 Examples:
   loadtest rivals
   loadtest rivals --scenario churn --bin /usr/sbin/haproxy";
+
+const PARTITION_EXAMPLES: &str = "\
+It needs `ip` (iproute2), `nft` (nftables) and network namespaces, as root or as a user who may have user namespaces. Everything
+is in namespaces without names: nothing stays behind, however it ends.
+Exit status: 0 everything held; 1 it did not; 2 usage; 77 it cannot be run here, for the reason that is said.
+
+Examples:
+  loadtest partition
+  loadtest partition --short
+  loadtest partition --instances 5 --bin target/release/rocinante --json";
 
 const BENCH_EXAMPLES: &str = "\
 What is measured has a core to itself, clients and servers have the others. The rate depends on them as well; the CPU time of
