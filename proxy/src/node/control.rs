@@ -600,6 +600,9 @@ fn applied(answer: std::result::Result<Submitted, oneshot::error::RecvError>) ->
         Ok(Err(SubmitError::NotDone(Rejection::TooLarge))) => {
             Err(ControlError::Invalid("the change is larger than an entry may be".to_owned()))
         }
+        Ok(Err(SubmitError::NoMember)) => Err(ControlError::Unavailable(
+            "this instance is no member of the fleet, or the fleet is not born yet. Nothing was done".to_owned(),
+        )),
         Ok(Err(SubmitError::Unknown)) | Err(_) => Err(ControlError::UnknownOutcome(
             "the change was proposed and its outcome is unknown: it may or may not take effect".to_owned(),
         )),
