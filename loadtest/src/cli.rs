@@ -108,6 +108,12 @@ struct PartitionArguments {
     /// About 30 seconds: fewer phases, shorter faults.
     #[arg(long)]
     short: bool,
+    /// Only these phases, in their order; several separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    phases: Vec<String>,
+    /// Judge the judge: clients read what instances have applied, which is stale where one is cut off; passes when it is caught.
+    #[arg(long)]
+    control: bool,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
     json: bool,
@@ -165,8 +171,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     // Like the network of one's own, it is entered while there is one thread.
     let mut wire = None;
     if let Command::Partition(arguments) = &arguments.command {
+        let plan = partition::plan(arguments)?;
         wire = match Wire::lay(arguments.instances + NEWCOMERS)? {
-            Laid::Here(wire) => Some(wire),
+            Laid::Here(wire) => Some((plan, wire)),
             Laid::Not(reason) => {
                 eprintln!("NOT RUN: partitions of real processes: {reason}");
                 return Ok(ExitCode::from(NOT_RUN));
@@ -187,7 +194,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Stick(arguments) => stick::run(arguments, stick::Who::Ours).await,
             Command::Rivals(arguments) => stick::run(arguments, stick::Who::Rivals).await,
             Command::Partition(arguments) => match wire {
-                Some(wire) => partition::run(arguments, wire).await,
+                Some((plan, wire)) => partition::run(&arguments, &plan, wire).await,
                 None => Err(Error::Usage("the network was not made".to_owned())),
             },
             Command::Bench(arguments) => bench::run(arguments).await,
@@ -269,11 +276,15 @@ Examples:
 const PARTITION_EXAMPLES: &str = "\
 It needs `ip` (iproute2), `nft` (nftables) and network namespaces, as root or as a user who may have user namespaces. Everything
 is in namespaces without names: nothing stays behind, however it ends.
+Phases: calm, cut-leader, cut-follower, deaf-leader, mute-leader, bridge, kill, kill-all, pause, transfer, rolling, grow,
+grown-minority, grown-bridge, shrink, calm-again.
 Exit status: 0 everything held; 1 it did not; 2 usage; 77 it cannot be run here, for the reason that is said.
 
 Examples:
   loadtest partition
   loadtest partition --short
+  loadtest partition --phases grow,grown-minority,shrink --keep
+  loadtest partition --short --phases calm,cut-leader --control
   loadtest partition --instances 5 --bin target/release/rocinante --json";
 
 const BENCH_EXAMPLES: &str = "\

@@ -16,7 +16,18 @@ use std::process::Command;
 ///
 /// A namespace cannot be left again, and one whose loopback interface is down is worse than none. So a child goes first.
 pub fn enter() -> io::Result<bool> {
-    for way in [Way::new(libc::CLONE_NEWNET), Way::new(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)] {
+    enter_as(Inside::Oneself)
+}
+
+/// Likewise, and programs that are started there can set up networks as well: where it takes a user namespace, this process is
+/// root in it.
+pub fn enter_to_build() -> io::Result<bool> {
+    enter_as(Inside::Root)
+}
+
+fn enter_as(inside: Inside) -> io::Result<bool> {
+    for flags in [libc::CLONE_NEWNET, libc::CLONE_NEWUSER | libc::CLONE_NEWNET] {
+        let way = Way::new(flags, inside);
         // The child has a single thread. Where that makes the difference, this process is refused at the first step.
         if way.works_in_a_child()? && way.begin().is_ok() {
             return way.finish().map(|()| true);
@@ -69,6 +80,13 @@ impl Namespace {
     }
 }
 
+/// Who one is in a user namespace.
+#[derive(Clone, Copy, Debug)]
+enum Inside {
+    Oneself,
+    Root,
+}
+
 /// One way into a namespace. Everything is prepared: on the way there are system calls only, no allocation.
 struct Way {
     flags: c_int,
@@ -77,10 +95,16 @@ struct Way {
 }
 
 impl Way {
-    fn new(flags: c_int) -> Way {
+    fn new(flags: c_int, inside: Inside) -> Way {
         // SAFETY: both only read the ids of this process.
         let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let map = |id| CString::new(format!("{id} {id} 1")).unwrap_or_default();
+        let map = |id| {
+            let shown = match inside {
+                Inside::Oneself => id,
+                Inside::Root => 0,
+            };
+            CString::new(format!("{shown} {id} 1")).unwrap_or_default()
+        };
         Way { flags, uid_map: map(user), gid_map: map(group) }
     }
 

@@ -26,7 +26,7 @@ use self::digests::Digests;
 use self::history::{Deed, Operation};
 use self::hosts::{Hosts, Server, wait_until};
 use self::linear::Verdict;
-use self::phases::{PHASES, Phase, Stage};
+use self::phases::{Phase, Stage};
 use self::place::Place;
 use self::wire::Wire;
 use crate::chance::Chance;
@@ -41,12 +41,25 @@ pub struct Plan {
     pub binary: PathBuf,
     /// How many instances the fleet has at the start; [`NEWCOMERS`] more join and leave.
     pub instances: u8,
-    /// Only the phases of a short run, with short faults.
-    pub short: bool,
+    /// How long a fault lasts, and how long the fleet is left alone after it.
+    pub fault: Duration,
+    /// The phases, in the order of [`PHASES`].
+    pub phases: Vec<Phase>,
+    /// How clients of the store read.
+    pub reads: Reads,
     /// The clients' chances.
     pub seed: u64,
     /// Leave the files behind, whatever comes of it.
     pub keep: bool,
+}
+
+/// How clients of the store read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// What was acknowledged anywhere before.
+    Linearizable,
+    /// What the instance has applied: a control, which the judge must find out.
+    Local,
 }
 
 /// What came of a phase.
@@ -78,6 +91,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether the judge found a history that is not linearizable.
+    pub fn has_caught(&self) -> bool {
+        self.rows.iter().flat_map(|row| &row.reasons).any(|reason| reason.contains(NOT_LINEARIZABLE))
+    }
+
     /// Whether everything held.
     pub fn passed(&self) -> bool {
         self.reasons.is_empty() && self.rows.iter().all(|row| row.reasons.is_empty())
@@ -101,16 +119,15 @@ impl Row {
 
 /// Plays all phases and judges. `say` gets a line for each.
 pub async fn perform(wire: Wire, plan: &Plan, say: &dyn Fn(String)) -> Result<Report> {
-    let mut place = Place::new()?;
     let farm = Farm::new()?;
     let servers = plant(&farm).await?;
     let all = plan.instances + NEWCOMERS;
-    let hosts = Arc::new(Hosts::new(wire, plan.binary.clone(), place.directory(), plan.instances, all, &servers)?);
+    let hosts = Arc::new(Hosts::new(wire, plan.binary.clone(), Place::new()?, plan.instances, all, &servers)?);
     let stage = Stage {
         hosts: hosts.clone(),
         digests: Mutex::default(),
         newcomers: (plan.instances..all).collect(),
-        fault: if plan.short { FAULT_SHORT } else { FAULT },
+        fault: plan.fault,
     };
     let played = play(&stage, plan, say).await;
     hosts.stop().await;
@@ -118,9 +135,10 @@ pub async fn perform(wire: Wire, plan: &Plan, say: &dyn Fn(String)) -> Result<Re
     let Digests { differences, compared, .. } = std::mem::take(&mut *stage.digests.lock().await);
     report.reasons.extend(differences);
     report.compared = compared;
-    if plan.keep || !report.passed() {
-        place.keep()?;
-        report.files = Some(place.directory().to_path_buf());
+    // A control is not meant to hold.
+    if plan.keep || plan.reads == Reads::Linearizable && !report.passed() {
+        hosts.place.keep()?;
+        report.files = Some(hosts.place.directory().to_path_buf());
     }
     Ok(report)
 }
@@ -139,9 +157,9 @@ async fn play(stage: &Stage, plan: &Plan, say: &dyn Fn(String)) -> Result<Report
     raise(stage, plan.instances).await?;
     let numbers = Arc::new(AtomicU16::new(1));
     let mut report = Report { rows: Vec::new(), reasons: Vec::new(), compared: 0, files: None };
-    for (number, phase) in PHASES.iter().enumerate().filter(|(_, phase)| phase.short || !plan.short) {
+    for (number, phase) in plan.phases.iter().enumerate() {
         let began = Instant::now();
-        let clients = Clients::start(&stage.hosts, clock, number, &mut chance);
+        let clients = Clients::start(&stage.hosts, clock, number, plan.reads, &mut chance);
         let visitors = Visitors::start(&stage.hosts, &numbers, &mut chance);
         let mut reasons = Vec::new();
         let played = stage.play(phase).await;
@@ -203,7 +221,7 @@ fn judge(row: &mut Row) {
     for (key, operations) in &row.notes.keys {
         match linear::judge(operations) {
             Verdict::Linearizable => {}
-            Verdict::Not(why) => reasons.push(format!("{key} is not linearizable: {why}")),
+            Verdict::Not(why) => reasons.push(format!("{key} {NOT_LINEARIZABLE}: {why}")),
             Verdict::Undecided => {
                 reasons.push(format!("{key}: no order was found within {} places", linear::PLACES_MAX))
             }
@@ -246,9 +264,7 @@ pub const NEWCOMERS: u8 = 2;
 /// Most instances at the start.
 pub const INSTANCES_MAX: u8 = 7;
 
+const NOT_LINEARIZABLE: &str = "is not linearizable";
 const SERVERS: [(&str, u16); 3] = [("s1", 8887), ("s2", 8888), ("s3", 8889)];
-/// How long a fault lasts, and how long the fleet is left alone after it.
-const FAULT: Duration = Duration::from_millis(2_000);
-const FAULT_SHORT: Duration = Duration::from_millis(1_000);
 /// Answers that no instance may give, as far as they are shown.
 const ODD_SHOWN: usize = 5;

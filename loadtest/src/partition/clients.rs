@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::Reads;
 use super::history::{ABSENT, Deed, Operation};
 use super::hosts::{Hosts, label, rest};
 use crate::chance::Chance;
@@ -52,13 +53,14 @@ pub struct Clients {
 
 impl Clients {
     /// Sends [`CLIENTS_PER_KEY`] clients to each of [`KEYS`] keys of their own for this phase.
-    pub fn start(hosts: &Arc<Hosts>, clock: Clock, phase: usize, chance: &mut Chance) -> Clients {
+    pub fn start(hosts: &Arc<Hosts>, clock: Clock, phase: usize, reads: Reads, chance: &mut Chance) -> Clients {
         let stop = watch::Sender::new(false);
         let mut tasks = JoinSet::new();
         for number in 0..KEYS * CLIENTS_PER_KEY {
             let client = Client {
                 hosts: hosts.clone(),
                 clock,
+                reads,
                 key: format!("phase-{phase}-key-{}", number % KEYS),
                 chance: Chance::new(chance.number()),
                 values: (u64::from(number) + 1) << VALUE_SHIFT,
@@ -90,7 +92,7 @@ pub async fn read_all(hosts: &Arc<Hosts>, clock: Clock, at: u8, notes: &mut Note
         let start = clock.now();
         loop {
             let from = clock.now();
-            match read(hosts, at, key).await {
+            match read(hosts, at, key, Reads::Linearizable).await {
                 Reading::Found(value, revision) => {
                     let until = Some(clock.now());
                     operations.push(Operation { from, until, deed: Deed::Read { value, revision } });
@@ -111,6 +113,7 @@ pub async fn read_all(hosts: &Arc<Hosts>, clock: Clock, at: u8, notes: &mut Note
 struct Client {
     hosts: Arc<Hosts>,
     clock: Clock,
+    reads: Reads,
     key: String,
     chance: Chance,
     /// The value it wrote last; no other client writes it.
@@ -169,7 +172,7 @@ impl Client {
     async fn read(&mut self) {
         let Some(at) = self.anybody() else { return };
         let from = self.clock.now();
-        match read(&self.hosts, at, &self.key).await {
+        match read(&self.hosts, at, &self.key, self.reads).await {
             Reading::Found(value, revision) => {
                 self.revision = revision;
                 self.note(from, true, Deed::Read { value, revision });
@@ -296,8 +299,12 @@ impl Client {
     }
 }
 
-async fn read(hosts: &Hosts, at: u8, key: &str) -> Reading {
-    let path = format!("/kv/{key}?consistency=linearizable");
+async fn read(hosts: &Hosts, at: u8, key: &str, reads: Reads) -> Reading {
+    let consistency = match reads {
+        Reads::Linearizable => "linearizable",
+        Reads::Local => "local",
+    };
+    let path = format!("/kv/{key}?consistency={consistency}");
     let Ok(answer) = hosts.get(at, &path).await else { return Reading::Nothing };
     let body = json(&answer).unwrap_or_default();
     let value = body["value"].as_str().and_then(|text| text.parse().ok());

@@ -1,7 +1,7 @@
 //! The fleet under test: a process at each host of the network, driven through its REST API and by signals.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::place::Place;
 use super::wire::{self, Wire};
 use crate::error::{Error, Result};
 use crate::fleet::process::Process;
@@ -18,14 +19,15 @@ use crate::http::{self, Lost, Response};
 /// A server of the pool, by name and address.
 pub type Server = (String, SocketAddr);
 
-/// The instances, by their number; those from `founders` on join later.
+/// The instances, by their number; those from `founders` on join later. The order of the fields is the order of their end.
 #[derive(Debug)]
 pub struct Hosts {
-    wire: Wire,
-    binary: PathBuf,
-    directory: PathBuf,
-    founders: u8,
     instances: Vec<Instance>,
+    wire: Wire,
+    /// Where the configuration, the data and the logs are.
+    pub place: Place,
+    binary: PathBuf,
+    founders: u8,
 }
 
 #[derive(Debug)]
@@ -41,16 +43,9 @@ struct Instance {
 
 impl Hosts {
     /// Writes the configuration; no instance runs yet.
-    pub fn new(
-        wire: Wire,
-        binary: PathBuf,
-        directory: &Path,
-        founders: u8,
-        all: u8,
-        servers: &[Server],
-    ) -> Result<Hosts> {
+    pub fn new(wire: Wire, binary: PathBuf, place: Place, founders: u8, all: u8, servers: &[Server]) -> Result<Hosts> {
         for (file, size) in [(FOUNDERS_FILE, founders), (ALL_FILE, all)] {
-            let path = directory.join(file);
+            let path = place.directory().join(file);
             std::fs::write(&path, configuration(size, servers))
                 .map_err(Error::io(format!("writing {}", path.display())))?;
         }
@@ -61,7 +56,7 @@ impl Hosts {
             visitors: AtomicU32::new(0),
         };
         let instances = (0..all).map(instance).collect();
-        Ok(Hosts { wire, binary, directory: directory.to_path_buf(), founders, instances })
+        Ok(Hosts { instances, wire, place, binary, founders })
     }
 
     fn instance(&self, number: u8) -> Result<&Instance> {
@@ -87,9 +82,9 @@ impl Hosts {
         let instance = self.instance(number)?;
         let file = if number < self.founders { FOUNDERS_FILE } else { ALL_FILE };
         let mut command = Command::new(&self.binary);
-        command.args(["run", "--config", file, "--instance", &label(number)]).current_dir(&self.directory);
+        command.args(["run", "--config", file, "--instance", &label(number)]).current_dir(self.place.directory());
         self.wire.house(number, &mut command)?;
-        let log = self.directory.join(format!("{}.log", label(number)));
+        let log = self.place.directory().join(format!("{}.log", label(number)));
         *instance.process.lock().await = Some(Process::start(command, &log)?);
         instance.runs.store(true, Ordering::SeqCst);
         Ok(())

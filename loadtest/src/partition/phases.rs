@@ -303,6 +303,26 @@ const fn no_refusal(phase: Phase) -> Phase {
     Phase { no_refusal: true, ..phase }
 }
 
+/// The phases that are named, or those of a short or a whole run.
+///
+/// # Errors
+/// If there is no such phase, or one that needs a grown fleet comes without `grow`.
+pub fn chosen(names: &[String], short: bool) -> Result<Vec<Phase>> {
+    if names.is_empty() {
+        return Ok(PHASES.into_iter().filter(|phase| phase.short || !short).collect());
+    }
+    let known = || PHASES.map(|phase| phase.name).join(", ");
+    if let Some(name) = names.iter().find(|name| PHASES.iter().all(|phase| phase.name != name.as_str())) {
+        return Err(Error::Usage(format!("no phase is called {name}; there are: {}", known())));
+    }
+    let named: Vec<Phase> = PHASES.into_iter().filter(|phase| names.iter().any(|name| name == phase.name)).collect();
+    let grows = named.iter().any(|phase| matches!(phase.deed, Deed::Grow));
+    match named.iter().find(|phase| matches!(phase.deed, Deed::Shrink)) {
+        Some(phase) if !grows => Err(Error::Usage(format!("{} needs grow before it", phase.name))),
+        _ => Ok(named),
+    }
+}
+
 /// All phases, in their order.
 pub const PHASES: [Phase; 16] = [
     short(no_refusal(phase("calm", "nothing happens", Deed::Nothing))),

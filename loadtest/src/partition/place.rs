@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,
-    keep: bool,
+    keep: AtomicBool,
     /// Locked as long as this run lives, however it ends.
     _lock: File,
 }
@@ -28,7 +29,7 @@ impl Place {
         fs::create_dir(&directory).map_err(failed())?;
         let lock = File::create(directory.join(LOCK)).map_err(failed())?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| failed()(errno.into()))?;
-        Ok(Place { directory, keep: false, _lock: lock })
+        Ok(Place { directory, keep: AtomicBool::new(false), _lock: lock })
     }
 
     /// Where the files are.
@@ -37,8 +38,8 @@ impl Place {
     }
 
     /// Leaves the files behind, also for later runs.
-    pub fn keep(&mut self) -> Result<()> {
-        self.keep = true;
+    pub fn keep(&self) -> Result<()> {
+        self.keep.store(true, Ordering::Relaxed);
         let lock = self.directory.join(LOCK);
         fs::remove_file(&lock).map_err(Error::io(format!("removing {}", lock.display())))
     }
@@ -46,7 +47,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.keep
+        if !self.keep.load(Ordering::Relaxed)
             && let Err(error) = fs::remove_dir_all(&self.directory)
         {
             eprintln!("could not remove {}: {error}", self.directory.display());

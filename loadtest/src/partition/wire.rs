@@ -9,8 +9,9 @@
 //! The namespaces have no names and hang on descriptors of this process: when it ends, in whatever way, the kernel removes
 //! them with all interfaces and rules. The machine's own network is not touched.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::lab::{self, Namespace};
 pub struct Wire {
     hub: Namespace,
     hosts: Vec<Namespace>,
+    nft: PathBuf,
 }
 
 /// What became of the wish for a network.
@@ -38,12 +40,10 @@ impl Wire {
     /// Makes the network and moves the calling thread, and what it starts from now on, to the clients' host. To be called
     /// before other threads are started.
     pub fn lay(instances: u8) -> Result<Laid> {
-        for (program, package) in [("ip", "iproute2"), ("nft", "nftables")] {
-            if let Some(reason) = missing(program, package)? {
-                return Ok(Laid::Not(reason));
-            }
-        }
-        if !lab::enter().map_err(Error::io("entering a network namespace"))? {
+        let not = |program, package| Ok(Laid::Not(format!("{program} is not installed: apt-get install {package}")));
+        let Some(ip) = program("ip") else { return not("ip", "iproute2") };
+        let Some(nft) = program("nft") else { return not("nft", "nftables") };
+        if !lab::enter_to_build().map_err(Error::io("entering a network namespace"))? {
             return Ok(Laid::Not("this user gets no network namespaces here".to_owned()));
         }
         let failed = || Error::io("making a network namespace");
@@ -51,32 +51,33 @@ impl Wire {
         let hosts =
             (0..instances).map(|_| Namespace::create()).collect::<std::io::Result<Vec<_>>>().map_err(failed())?;
         let clients = Namespace::create().map_err(failed())?;
-        let wire = Wire { hub, hosts };
-        wire.join(&clients)?;
-        if let Err(Error::Fleet(reason)) = feed(&wire.hub, "nft", &["-f", "-"], RULES) {
-            return Ok(Laid::Not(format!("nft has no filter for bridges here: {reason}")));
+        let wire = Wire { hub, hosts, nft };
+        match wire.join(&ip, &clients).and_then(|()| feed(&wire.hub, &wire.nft, &["-f", "-"], RULES)) {
+            // A kernel without bridges or without nft.
+            Err(Error::Fleet(reason)) => return Ok(Laid::Not(reason)),
+            joined => joined?,
         }
         clients.go().map_err(Error::io("moving to the clients' network"))?;
         Ok(Laid::Here(wire))
     }
 
-    fn join(&self, clients: &Namespace) -> Result<()> {
+    fn join(&self, ip: &Path, clients: &Namespace) -> Result<()> {
         let all = self.hosts.iter().chain(std::iter::once(clients));
         let mut lines = "link add hub type bridge\nlink set hub up\n".to_owned();
         for (number, host) in all.enumerate() {
             lines += &format!("link add port{number} type veth peer name eth0 netns {}\n", host.path());
             lines += &format!("link set port{number} master hub up\n");
         }
-        feed(&self.hub, "ip", &["-batch", "-"], &lines)?;
+        feed(&self.hub, ip, &["-batch", "-"], &lines)?;
         for (number, host) in (0..).zip(&self.hosts) {
             let lines = format!(
                 "addr add {}/24 dev eth0\nlink set eth0 up\nroute add {VISITORS} via {CLIENTS}\n",
                 instance(number)
             );
-            feed(host, "ip", &["-batch", "-"], &lines)?;
+            feed(host, ip, &["-batch", "-"], &lines)?;
         }
         let lines = format!("addr add {CLIENTS}/24 dev eth0\nlink set eth0 up\nroute add local {VISITORS} dev lo\n");
-        feed(clients, "ip", &["-batch", "-"], &lines)
+        feed(clients, ip, &["-batch", "-"], &lines)
     }
 
     /// Has a command run at the host of an instance.
@@ -94,7 +95,7 @@ impl Wire {
                 ways.iter().map(|(from, to)| format!("{} . {}", instance(*from), instance(*to))).collect();
             script += &format!("; add element bridge {TABLE} lost {{ {} }}", pairs.join(", "));
         }
-        let mut command = Command::new("nft");
+        let mut command = Command::new(&self.nft);
         command.arg(script);
         self.hub.house(&mut command);
         process::run(command, COMMAND_DEADLINE).await.map(drop)
@@ -112,20 +113,16 @@ pub fn visitor(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, high, low)
 }
 
-/// Why a program cannot be used, if it cannot.
-fn missing(program: &str, package: &str) -> Result<Option<String>> {
-    match Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status() {
-        Ok(_) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Ok(Some(format!("{program} is not installed: apt-get install {package}")))
-        }
-        Err(error) => Err(Error::Io(format!("running {program}"), error)),
-    }
+/// A program in PATH or where system programs are, which not every user's PATH names.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = SYSTEM_FOLDERS.map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Runs a program in a namespace with this input.
-fn feed(place: &Namespace, program: &str, arguments: &[&str], input: &str) -> Result<()> {
-    let failed = || Error::io(format!("running {program}"));
+fn feed(place: &Namespace, program: &Path, arguments: &[&str], input: &str) -> Result<()> {
+    let failed = || Error::io(format!("running {}", program.display()));
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     place.house(&mut command);
@@ -136,7 +133,9 @@ fn feed(place: &Namespace, program: &str, arguments: &[&str], input: &str) -> Re
     let output = child.wait_with_output().map_err(failed())?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(Error::Fleet(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))),
+        false => {
+            Err(Error::Fleet(format!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim())))
+        }
     }
 }
 
@@ -145,6 +144,7 @@ pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
 /// The addresses of clients that come once.
 const VISITORS: &str = "10.78.0.0/16";
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 const TABLE: &str = "wire";
 const RULES: &str = "table bridge wire {
     set lost { type ipv4_addr . ipv4_addr; }
