@@ -192,6 +192,11 @@ impl Hosts {
         self.wire.cut(ways).await
     }
 
+    /// How many packets the cuts have dropped since the beginning.
+    pub async fn dropped(&self) -> Result<u64> {
+        self.wire.dropped().await
+    }
+
     /// Asks one instance.
     pub async fn get(&self, number: u8, path: &str) -> std::io::Result<Response> {
         http::get(rest(number), path, REST_DEADLINE).await

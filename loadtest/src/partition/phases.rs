@@ -140,9 +140,13 @@ impl Stage {
 
     /// Cuts ways for the time of a fault, then heals them.
     async fn cut(&self, ways: &[(u8, u8)]) -> Result<()> {
+        let before = self.hosts.dropped().await?;
         self.hosts.cut(ways).await?;
         self.hold().await?;
         self.hosts.cut(&[]).await?;
+        if self.hosts.dropped().await? == before {
+            return Err(Error::Fleet("the cut has dropped nothing: what was seen tells nothing".to_owned()));
+        }
         self.ready().await?;
         self.hold().await
     }
@@ -281,6 +285,7 @@ impl Stage {
     }
 }
 
+/// Which of the leader's ways are cut.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     In,

@@ -95,10 +95,21 @@ impl Wire {
                 ways.iter().map(|(from, to)| format!("{} . {}", instance(*from), instance(*to))).collect();
             script += &format!("; add element bridge {TABLE} lost {{ {} }}", pairs.join(", "));
         }
+        self.command_filter(&script).await.map(drop)
+    }
+
+    /// How many packets were dropped since the beginning.
+    pub async fn dropped(&self) -> Result<u64> {
+        let said = self.command_filter(&format!("list chain bridge {TABLE} forward")).await?;
+        let count = said.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        count.ok_or_else(|| Error::Fleet(format!("nft does not say how many packets it dropped: {said}")))
+    }
+
+    async fn command_filter(&self, script: &str) -> Result<String> {
         let mut command = Command::new(&self.nft);
         command.arg(script);
         self.hub.house(&mut command);
-        process::run(command, COMMAND_DEADLINE).await.map(drop)
+        process::run(command, COMMAND_DEADLINE).await
     }
 }
 
@@ -150,7 +161,7 @@ const RULES: &str = "table bridge wire {
     set lost { type ipv4_addr . ipv4_addr; }
     chain forward {
         type filter hook forward priority 0; policy accept;
-        ip saddr . ip daddr @lost drop
+        ip saddr . ip daddr @lost counter drop
     }
 }
 ";
