@@ -2,6 +2,7 @@
 
 mod bench;
 mod farm;
+mod partition;
 mod raft;
 mod stick;
 
@@ -12,6 +13,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use loadtest::error::{Error, Result};
 use loadtest::lab;
+use loadtest::partition::wire::{Laid, Wire};
+use loadtest::partition::{INSTANCES_MAX, NEWCOMERS};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The judge of Rocinante: backends that say their name, and clients that ask every instance at the same moment.
@@ -33,6 +36,9 @@ enum Command {
     /// The same scenarios against HAProxy in its strongest configuration.
     #[command(after_help = RIVALS_EXAMPLES)]
     Rivals(StickArguments),
+    /// Cut, kill, stop and grow a fleet of real processes in networks of their own, and judge what clients were told.
+    #[command(after_help = PARTITION_EXAMPLES)]
+    Partition(PartitionArguments),
     /// Measure decisions and traffic, beside HAProxy, nginx and no proxy at all.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
@@ -93,6 +99,34 @@ struct StickArguments {
     /// Also run HAProxy, when it is installed, and print its rows beside ours; they do not count for the exit status.
     #[arg(long)]
     rivals: bool,
+}
+
+#[derive(Debug, Args)]
+struct PartitionArguments {
+    /// Instances at the start; two more join and leave again.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=i64::from(INSTANCES_MAX)))]
+    instances: u8,
+    /// About 30 seconds: fewer phases, shorter faults.
+    #[arg(long)]
+    short: bool,
+    /// Only these phases, in their order; several separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    phases: Vec<String>,
+    /// Judge the judge: clients read what instances have applied, which is stale where one is cut off; passes when it is caught.
+    #[arg(long)]
+    control: bool,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+    /// Repeat the clients' chances of an earlier run; the processes have theirs.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Leave configuration, data and logs behind; after a failure they stay anyway.
+    #[arg(long)]
+    keep: bool,
 }
 
 #[derive(Debug, Args)]
@@ -163,8 +197,20 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let own_network = match &arguments.command {
         Command::Stick(stick) | Command::Rivals(stick) => !stick.here,
         Command::Bench(_) => true,
-        Command::Farm(_) | Command::Demo(_) => false,
+        Command::Farm(_) | Command::Demo(_) | Command::Partition(_) => false,
     };
+    // Like the network of one's own, it is entered while there is one thread.
+    let mut wire = None;
+    if let Command::Partition(arguments) = &arguments.command {
+        let plan = partition::plan(arguments)?;
+        wire = match Wire::lay(arguments.instances + NEWCOMERS)? {
+            Laid::Here(wire) => Some((plan, wire)),
+            Laid::Not(reason) => {
+                eprintln!("NOT RUN: partitions of real processes: {reason}");
+                return Ok(ExitCode::from(NOT_RUN));
+            }
+        };
+    }
     if own_network && !lab::enter().map_err(Error::io("setting up a network of its own"))? {
         eprintln!("no network namespace to be had: running in the machine's own network");
     }
@@ -178,6 +224,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Farm(arguments) => farm::run(arguments).await,
             Command::Stick(arguments) => stick::run(arguments, stick::Who::Ours).await,
             Command::Rivals(arguments) => stick::run(arguments, stick::Who::Rivals).await,
+            Command::Partition(arguments) => match wire {
+                Some((plan, wire)) => partition::run(&arguments, &plan, wire).await,
+                None => Err(Error::Usage("the network was not made".to_owned())),
+            },
             Command::Bench(arguments) => bench::run(arguments).await,
             Command::Demo(arguments) => stick::demo(arguments).await,
         }
@@ -223,6 +273,8 @@ fn raise_descriptor_limit() {
 
 const WORKERS: usize = 2;
 const INTERRUPTED: u8 = 130;
+/// As test runners have it: this was neither passed nor failed.
+const NOT_RUN: u8 = 77;
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
 
 const FARM_EXAMPLES: &str = "\
@@ -251,6 +303,20 @@ Exit status is 0 when all scenarios could be run, whatever came of them.
 Examples:
   loadtest rivals
   loadtest rivals --scenario churn --bin /usr/sbin/haproxy";
+
+const PARTITION_EXAMPLES: &str = "\
+It needs `ip` (iproute2), `nft` (nftables) and network namespaces, as root or as a user who may have user namespaces. Everything
+is in namespaces without names: nothing stays behind, however it ends.
+Phases: calm, cut-leader, cut-follower, deaf-leader, mute-leader, bridge, kill, kill-all, pause, transfer, rolling, grow,
+grown-minority, grown-bridge, shrink, calm-again.
+Exit status: 0 everything held; 1 it did not; 2 usage; 77 it cannot be run here, for the reason that is said.
+
+Examples:
+  loadtest partition
+  loadtest partition --short
+  loadtest partition --phases grow,grown-minority,shrink --keep
+  loadtest partition --short --phases calm,cut-leader --control
+  loadtest partition --instances 5 --bin target/release/rocinante --json";
 
 const BENCH_EXAMPLES: &str = "\
 What is measured has a core to itself, clients and servers have the others. The rate depends on them as well; the CPU time of

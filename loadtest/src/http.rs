@@ -37,10 +37,47 @@ pub async fn get(address: SocketAddr, path: &str, deadline: Duration) -> io::Res
     tokio::time::timeout(deadline, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Lost {
+    /// There was no connection: the request was not sent.
+    Unsent(io::Error),
+    /// It was sent, or may have been.
+    Sent(io::Error),
+}
+
+/// Sends a request with a body; everything has to be over within `deadline`.
+pub async fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    deadline: Duration,
+) -> Result<Response, Lost> {
+    let until = tokio::time::Instant::now() + deadline;
+    let connected = tokio::time::timeout_at(until, TcpStream::connect(address)).await;
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    let mut stream = connected.unwrap_or_else(late).map_err(Lost::Unsent)?;
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n", body.len());
+    let exchange = async {
+        stream.write_all(&[head.as_bytes(), body].concat()).await?;
+        response(&mut stream).await
+    };
+    tokio::time::timeout_at(until, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(Lost::Sent)
+}
+
 /// Sends a GET on an open connection and reads the answer.
 pub async fn exchange(stream: &mut TcpStream, host: SocketAddr, path: &str) -> io::Result<Response> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: */*\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    response(stream).await
+}
+
+/// Reads an answer.
+async fn response(stream: &mut TcpStream) -> io::Result<Response> {
     let mut bytes = Vec::with_capacity(1024);
     let head_end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {

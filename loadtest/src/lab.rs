@@ -1,4 +1,4 @@
-//! A network of one's own: a namespace with nothing but a loopback interface in it.
+//! Networks of one's own: namespaces with nothing but a loopback interface in them.
 //!
 //! Thousands of short connections per second leave traces for minutes in tables that everything on a machine shares: source
 //! ports, connections in TIME_WAIT, a firewall's connection tracking, which drops packets once it is full. In a namespace of
@@ -7,6 +7,8 @@
 use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Moves the calling thread, and every thread and process it starts from now on, into a new network namespace. As an ordinary
 /// user this takes a user namespace as well, which the system only gives to a process that has a single thread. False when
@@ -14,13 +16,75 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 ///
 /// A namespace cannot be left again, and one whose loopback interface is down is worse than none. So a child goes first.
 pub fn enter() -> io::Result<bool> {
-    for way in [Way::new(libc::CLONE_NEWNET), Way::new(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)] {
+    enter_as(Inside::Oneself)
+}
+
+/// Likewise, and programs that are started there can set up networks as well: where it takes a user namespace, this process is
+/// root in it.
+pub fn enter_to_build() -> io::Result<bool> {
+    enter_as(Inside::Root)
+}
+
+fn enter_as(inside: Inside) -> io::Result<bool> {
+    for flags in [libc::CLONE_NEWNET, libc::CLONE_NEWUSER | libc::CLONE_NEWNET] {
+        let way = Way::new(flags, inside);
         // The child has a single thread. Where that makes the difference, this process is refused at the first step.
         if way.works_in_a_child()? && way.begin().is_ok() {
             return way.finish().map(|()| true);
         }
     }
     Ok(false)
+}
+
+/// A network namespace that has no name: it is there as long as this, or a process in it, and no longer.
+#[derive(Debug)]
+pub struct Namespace(OwnedFd);
+
+impl Namespace {
+    /// The one in which the calling thread is.
+    pub fn current() -> io::Result<Namespace> {
+        // SAFETY: the path is a C string that outlives the call.
+        let opened = unsafe { libc::open(c"/proc/thread-self/ns/net".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+        open(opened).map(Namespace)
+    }
+
+    /// A new one, in which nobody is yet. It takes the privileges that [`enter`] gives.
+    pub fn create() -> io::Result<Namespace> {
+        let make = || {
+            // SAFETY: takes no pointers; this thread alone moves, and ends.
+            done(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+            raise_loopback()?;
+            Namespace::current()
+        };
+        std::thread::spawn(make).join().unwrap_or_else(|_| Err(io::Error::other("the thread of a namespace panicked")))
+    }
+
+    /// Moves the calling thread, and what it starts from now on.
+    pub fn go(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open; what changes concerns the names this thread sees, not its memory.
+        done(unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) })
+    }
+
+    /// Has a command run in it; the command must not outlive this.
+    pub fn house(&self, command: &mut Command) {
+        let descriptor = self.0.as_raw_fd();
+        // SAFETY: between fork and exec only one system call is made, which is safe there.
+        unsafe {
+            command.pre_exec(move || done(libc::setns(descriptor, libc::CLONE_NEWNET)));
+        }
+    }
+
+    /// A path by which programs find it while this process has it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+}
+
+/// Who one is in a user namespace.
+#[derive(Clone, Copy, Debug)]
+enum Inside {
+    Oneself,
+    Root,
 }
 
 /// One way into a namespace. Everything is prepared: on the way there are system calls only, no allocation.
@@ -31,10 +95,16 @@ struct Way {
 }
 
 impl Way {
-    fn new(flags: c_int) -> Way {
+    fn new(flags: c_int, inside: Inside) -> Way {
         // SAFETY: both only read the ids of this process.
         let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let map = |id| CString::new(format!("{id} {id} 1")).unwrap_or_default();
+        let map = |id| {
+            let shown = match inside {
+                Inside::Oneself => id,
+                Inside::Root => 0,
+            };
+            CString::new(format!("{shown} {id} 1")).unwrap_or_default()
+        };
         Way { flags, uid_map: map(user), gid_map: map(group) }
     }
 

@@ -12,6 +12,7 @@ pub mod http;
 pub mod judge;
 pub mod lab;
 pub mod moment;
+pub mod partition;
 pub mod relay;
 pub mod report;
 pub mod scenario;

@@ -148,6 +148,15 @@ pub fn read(input: &mut dyn Read) -> Result<Backup, BackupError> {
         io::copy(&mut pieces, &mut io::sink()).map_err(|error| unusable(&format!("group {group}: {error}")))?;
         states.insert(group, state);
     }
+    let newest = states.values().filter_map(|state| match state {
+        GroupState::Pins(state) => Some(state.0.epoch()),
+        GroupState::Control(_) => None,
+    });
+    if let Some(GroupState::Control(table)) = states.get(&GroupId(0))
+        && newest.max().is_some_and(|epoch| epoch > table.epoch())
+    {
+        return Err(unusable("a group of pins in it is ahead of group 0"));
+    }
     if input.read(&mut [0])? != 0 {
         return Err(unusable("it goes on after its last group"));
     }
@@ -173,6 +182,10 @@ pub fn restore(
     if log_exists(disk.as_ref())? {
         return Err(BackupError::NotEmpty("nobody knows whose".to_owned()));
     }
+    let snapshots = SnapshotStore::open(Arc::clone(disk))?;
+    if !snapshots.newest_of_all()?.is_empty() {
+        return Err(BackupError::NotEmpty("nobody knows whose".to_owned()));
+    }
     let Some(id) = founding.id_of(label) else {
         return Err(BackupError::Founding(format!("the configuration has no instance {label}")));
     };
@@ -181,7 +194,6 @@ pub fn restore(
     let fleet = successor(&backup.head, founding);
     let ids: Vec<InstanceId> = founders.iter().map(|(id, _)| *id).collect();
     let voters: Vec<NodeId> = ids.iter().map(|id| NodeId(id.0)).collect();
-    let snapshots = SnapshotStore::open(Arc::clone(disk))?;
     let mut records = Vec::new();
     for (group, mut state) in backup.states {
         if let GroupState::Control(table) = &mut state {

@@ -165,6 +165,8 @@ pub type Submitted = Result<ControlOutcome, SubmitError>;
 pub enum SubmitError {
     /// It was not appended, for certain.
     NotDone(Rejection),
+    /// It was not carried out, for certain: this instance is no member of the fleet, or there is no fleet yet.
+    NoMember,
     /// It may have been appended, or may yet be.
     Unknown,
 }

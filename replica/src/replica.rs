@@ -362,7 +362,7 @@ impl Replica {
     }
 
     /// Hands leaderships over: with `to` those of all groups, whoever has them, to that member; else those of this
-    /// replica to whoever is furthest.
+    /// replica to whoever runs, is willing, and has most of the log.
     pub fn hand_over(&mut self, to: Option<InstanceId>) {
         for id in 0..self.driver.groups() {
             let group = GroupId(id);
@@ -370,18 +370,8 @@ impl Replica {
                 self.driver.transfer(group, NodeId(to.0));
                 continue;
             }
-            let Some(status) = self.driver.status(group) else { continue };
-            if status.role != Role::Leader {
-                continue;
-            }
-            let me = self.config.driver.id;
-            let best = status
-                .matched
-                .iter()
-                .filter(|(id, _)| *id != me && status.members.voters.contains(id))
-                .max_by_key(|(_, index)| *index);
-            if let Some((heir, _)) = best {
-                self.driver.transfer(group, *heir);
+            if let Some(heir) = self.driver.heir(group).filter(|_| self.driver.leads(group)) {
+                self.driver.transfer(group, heir);
             }
         }
     }
@@ -396,9 +386,9 @@ impl Replica {
         self.driver.set_may_lead(may_lead);
     }
 
-    /// Asks for a snapshot of a quiet group that holds back the log.
-    pub fn request_snapshot(&mut self, group: GroupId) {
-        self.driver.request_snapshot(group);
+    /// Asks for a snapshot of a group whose entries up to `through` hold back the log.
+    pub fn request_snapshot(&mut self, group: GroupId, through: Index) {
+        self.driver.request_snapshot(group, through);
     }
 
     /// The pin group of a key.

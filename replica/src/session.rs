@@ -123,7 +123,10 @@ impl Replica {
         // Before the fleet's birth, and once this instance was removed: nothing else would be done either.
         for token in std::mem::take(&mut self.session.waiting) {
             if let Some(Proposal { asker: Asker::Submit(ticket), .. }) = self.proposals.remove(&token) {
-                self.outputs.push(Output::Submitted(ticket, Ok(outcome.clone())));
+                // What is invalid is that such an instance has a session: the command was not looked at.
+                let no_member = matches!(outcome, ControlOutcome::Invalid(_));
+                let answer = if no_member { Err(SubmitError::NoMember) } else { Ok(outcome.clone()) };
+                self.outputs.push(Output::Submitted(ticket, answer));
             }
         }
     }

@@ -12,11 +12,18 @@ use crate::{
 };
 
 impl Replica {
-    /// A snapshot came in whole: this is its state. `true`: it will be installed, and its file is needed until then;
+    /// A snapshot came in whole: this is its state, and `term` that of the entry at its index. `true`: it will be installed, and its file is needed until then;
     /// `false`: it is not wanted.
-    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], state: GroupState) -> bool {
+    pub fn handle_snapshot(
+        &mut self,
+        from: NodeId,
+        group: GroupId,
+        message: &[u8],
+        term: Term,
+        state: GroupState,
+    ) -> bool {
         let index = Index(state.applied().0);
-        let taken = self.driver.handle_snapshot(from, group, message, index);
+        let taken = self.driver.handle_snapshot(from, group, message, (index, term));
         if taken {
             self.restoring.insert((group, index), state);
         }

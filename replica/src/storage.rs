@@ -92,7 +92,8 @@ impl Storage {
     /// `WalError::NoSpace`: nothing of the records was stored, try again later. All others are final.
     pub fn persist(&mut self, records: &[Record], received: &mut Vec<Received>, sync: bool) -> Result<(), WalError> {
         for received in received.drain(..) {
-            received.install()?;
+            // Also where there is no room: by which name the file is there is not known then.
+            received.install().map_err(not_installed)?;
         }
         self.wal.append(records, sync)?;
         if records.iter().any(|record| matches!(record, Record::Snapshot { .. })) {
@@ -148,10 +149,10 @@ impl Storage {
         self.wal.seal()
     }
 
-    /// A quiet group whose few entries hold back the oldest segment, and wants a snapshot for that.
+    /// A group that holds back the oldest segment, and the last index of it there: a snapshot would let go of that.
     #[must_use]
-    pub fn holding_back(&self) -> Option<GroupId> {
-        self.wal.oldest_groups().into_keys().next()
+    pub fn holding_back(&self) -> Option<(GroupId, Index)> {
+        self.wal.oldest_groups().into_iter().next()
     }
 
     /// Segments, bytes written and bytes live.
@@ -193,6 +194,16 @@ pub fn load_known(disk: &dyn Disk) -> Result<Known, WalError> {
 /// If they cannot be written.
 pub fn save_known(disk: &dyn Disk, known: &Known) -> Result<(), WalError> {
     save_small(disk, KNOWN, &known.encode())
+}
+
+/// Records that refer to a snapshot which may not be there must never be stored, not with another try either.
+fn not_installed(error: WalError) -> WalError {
+    match error {
+        WalError::NoSpace { file } => {
+            WalError::Io { file, action: "naming", source: std::io::ErrorKind::StorageFull.into() }
+        }
+        other => other,
+    }
 }
 
 fn unreadable(name: &str) -> WalError {

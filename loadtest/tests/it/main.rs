@@ -5,6 +5,7 @@
 mod backends;
 mod bench;
 mod fake;
+mod partition;
 mod relays;
 mod verdicts;
 

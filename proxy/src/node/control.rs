@@ -310,7 +310,8 @@ impl Control for Fleet {
     async fn log(&self, range: LogRange) -> Result<Vec<LogEntry>> {
         let LogRange { group, from, limit } = range;
         let entries = self.look(move |replica| {
-            let from = from.max(replica.status(GroupId(group))?.first.0);
+            // What is only on disk is not shown.
+            let from = from.max(replica.status(GroupId(group))?.held.0);
             let indexes = from..from.saturating_add(limit as u64);
             let entries = indexes.map_while(|index| replica.entry(GroupId(group), Index(index)));
             Some(page(entries, limit, entry_bytes).0)
@@ -600,6 +601,9 @@ fn applied(answer: std::result::Result<Submitted, oneshot::error::RecvError>) ->
         Ok(Err(SubmitError::NotDone(Rejection::TooLarge))) => {
             Err(ControlError::Invalid("the change is larger than an entry may be".to_owned()))
         }
+        Ok(Err(SubmitError::NoMember)) => Err(ControlError::Unavailable(
+            "this instance is no member of the fleet, or the fleet is not born yet. Nothing was done".to_owned(),
+        )),
         Ok(Err(SubmitError::Unknown)) | Err(_) => Err(ControlError::UnknownOutcome(
             "the change was proposed and its outcome is unknown: it may or may not take effect".to_owned(),
         )),

@@ -15,7 +15,7 @@ use flow::{ControlCommand, InstanceId, SlotTable};
 use raftlog::{
     GroupId, Index, NodeId, Term,
     driver::{Install, TICK_MS},
-    net::{Event, PeerAddress, Transport},
+    net::{Event, PeerAddress, SnapshotSendError, Transport},
     wal::Received,
 };
 use replica::{Chosen, GroupRole, Output, Replica, Submitted, Ticket};
@@ -97,7 +97,9 @@ impl Loop {
             Input::Net(event) => self.hear(event),
             Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
             Input::Snapshot { from, group, message, state, received } => {
-                if self.replica.handle_snapshot(from, group, &message, *state) {
+                if self.replica.handle_snapshot(from, group, &message, received.term(), *state) {
+                    // The core takes the newest of those that wait: an earlier one is never named any more.
+                    self.received.retain(|(of, ..), _| *of != group);
                     let text = format!("a snapshot of group {group} at index {} came in", received.index());
                     self.shared.events.add(EventKind::Snapshot, &self.label, text);
                     self.received.insert((group, received.index(), received.term()), *received);
@@ -110,8 +112,8 @@ impl Loop {
             Input::SnapshotSent { group, to, arrived } => self.replica.handle_snapshot_sent(group, to, arrived),
             Input::Persisted { round, holding_back } => {
                 self.replica.handle_persisted(round);
-                if let Some(group) = holding_back {
-                    self.replica.request_snapshot(group);
+                if let Some((group, through)) = holding_back {
+                    self.replica.request_snapshot(group, through);
                 }
             }
             Input::DiskFull(full) => {
@@ -145,6 +147,7 @@ impl Loop {
                 self.replica.catch_up(ticket, group, now_ms() + millis(patience));
             }
             Input::FollowPeers => {
+                self.transport.close_inbound();
                 let table = flow::ControlTable::clone(&self.shared.control());
                 self.follow_members(&table);
             }
@@ -223,8 +226,17 @@ impl Loop {
                 }
             }
             Output::Persist { round, records, installs, sync } => {
-                let of = |install: Install| self.received.remove(&(install.group, install.index, install.term));
-                let received = installs.into_iter().filter_map(of).collect();
+                let mut received = Vec::with_capacity(installs.len());
+                for Install { group, index, term } in installs {
+                    let Some(file) = self.received.remove(&(group, index, term)) else {
+                        error!(
+                            group = group.0,
+                            "the snapshot at {index} is to be installed, and is not here: stopping at once"
+                        );
+                        std::process::abort();
+                    };
+                    received.push(file);
+                }
                 self.to_log(Work::Store(Round { round, records, received, sync }));
             }
             Output::ReadLog { group, from, to, max_bytes } => self.to_log(Work::Read { group, from, to, max_bytes }),
@@ -300,7 +312,8 @@ impl Loop {
     }
 
     fn to_log(&self, work: Work) {
-        if self.log.send(work).is_err() {
+        // While the instance stops it may have given up on a full disk; nothing is acknowledged any more.
+        if self.log.send(work).is_err() && !self.shared.draining.load(Ordering::Relaxed) {
             error!("the log thread is gone: stopping at once");
             std::process::abort();
         }
@@ -314,13 +327,15 @@ impl Loop {
             let meta = snapshots::meta(place, &message);
             let sent = match tokio::task::spawn_blocking(move || snapshots::open(&store, place)).await {
                 Ok(Ok(file)) => match transport.send_snapshot(to, meta, file).await {
-                    Ok(sent) => sent.map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
+                    // Another group's is on its way to this peer: this one is asked for again.
+                    Ok(Err(SnapshotSendError::Busy)) => Err(None),
+                    Ok(sent) => sent.map_err(|error| Some(error.to_string())),
+                    Err(error) => Err(Some(error.to_string())),
                 },
-                Ok(Err(error)) => Err(error),
-                Err(error) => Err(error.to_string()),
+                Ok(Err(error)) => Err(Some(error)),
+                Err(error) => Err(Some(error.to_string())),
             };
-            if let Err(error) = &sent {
+            if let Err(Some(error)) = &sent {
                 warn!(error, group = group.0, to = to.0, "a snapshot did not arrive");
             }
             let arrived = sent.is_ok();

@@ -23,7 +23,7 @@ pub enum Input {
     /// The sending of a snapshot ended.
     SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
     /// That round and all before it are on disk.
-    Persisted { round: u64, holding_back: Option<GroupId> },
+    Persisted { round: u64, holding_back: Option<(GroupId, Index)> },
     /// The disk has no room, or has room again.
     DiskFull(bool),
     /// A choice that needs the replica.

@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use flow::InstanceId;
+use flow::{InstanceId, PinTable};
 use raftlog::types::State;
 use replica::{ControlState, PinState, backup};
 use tracing::warn;
@@ -67,24 +67,24 @@ impl Fleet {
     /// there, too.
     pub(super) fn all_tables(&self) -> Result<BackupWriter> {
         let shared = &self.inner.shared;
-        let pins: Vec<Arc<dyn State>> = shared
-            .groups()
-            .iter()
-            .map(|view| Arc::new(PinState(view.load().table.clone())) as Arc<dyn State>)
-            .collect();
+        let tables: Vec<PinTable> = shared.groups().iter().map(|view| view.load().table.clone()).collect();
         let control = flow::ControlTable::clone(&shared.control());
-        let Some(birth) = control.birth().filter(|birth| birth.pin_groups as usize == pins.len()) else {
+        let Some(birth) = control.birth().filter(|birth| birth.pin_groups as usize == tables.len()) else {
             return Err(ControlError::Unavailable("this instance does not know its fleet yet".to_owned()));
         };
+        if tables.iter().any(|table| table.epoch() > control.epoch()) {
+            let text = "group 0 is behind the others on this instance: ask again, or another one".to_owned();
+            return Err(ControlError::Unavailable(text));
+        }
         let head = backup::Head {
             fleet_name: self.inner.fleet_name.clone(),
             fleet: birth.fleet.0.to_be_bytes().to_vec(),
-            groups: pins.len() as u32 + 1,
+            groups: tables.len() as u32 + 1,
             instance: self.inner.label.clone(),
             taken_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         };
         let mut states: Vec<Arc<dyn State>> = vec![Arc::new(ControlState(control))];
-        states.extend(pins);
+        states.extend(tables.into_iter().map(|table| Arc::new(PinState(table)) as Arc<dyn State>));
         Ok(Box::new(move |out: &mut dyn Write| backup::write(out, &head, &states)))
     }
 }

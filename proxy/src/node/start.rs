@@ -21,7 +21,7 @@ use raftlog::{
     disk::{Disk, FileDisk},
     driver::{DriverConfig, Tuning},
     net::{Options, PeerAddress, PeersError, Refused, Tls, Transport},
-    wal::{WalError, WalOptions},
+    wal::{SnapshotStore, WalError, WalOptions, log_exists},
 };
 use replica::{
     Birthing, Founding, Identity, Replica, ReplicaConfig,
@@ -117,6 +117,15 @@ pub enum StartError {
         host: String,
         /// Why.
         source: io::Error,
+    },
+    /// There is a log, and nothing says whose it is.
+    #[error(
+        "the data directory {path} holds a log or snapshots, and no identity: a restore into it was broken off, or its \
+         identity was deleted. Empty it, and restore it again or replace the member"
+    )]
+    NoIdentity {
+        /// Which.
+        path: PathBuf,
     },
     /// The peers cannot be.
     #[error("the transport does not take the peers: {0}")]
@@ -497,6 +506,11 @@ fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<
             });
         }
         None => {
+            // Somebody's log without a word on whose: a restore that was broken off, or a file that was deleted.
+            let snapshots = SnapshotStore::open(Arc::clone(&disk)).and_then(|store| store.newest_of_all());
+            if log_exists(disk.as_ref()).map_err(storage_error)? || !snapshots.map_err(storage_error)?.is_empty() {
+                return Err(StartError::NoIdentity { path: path.to_owned() });
+            }
             let identity = Identity {
                 fleet_name: founding.fleet_name.clone(),
                 label: label.to_owned(),

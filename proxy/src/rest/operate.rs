@@ -1,6 +1,9 @@
 //! The paths by which an instance as a whole is operated: events, settings of the log, gates, backups.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -11,7 +14,11 @@ use axum::{
 };
 use flow::{Detector, Tuning};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
@@ -19,7 +26,7 @@ use super::{
     failure::Failure,
     json::AppliedJson,
 };
-use crate::control::{Control, Event, check::page_rows};
+use crate::control::{Control, ControlError, Event, check::page_rows};
 
 /// `/events`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,13 +149,19 @@ pub async fn shutdown_node<C: Control>(State(control): State<C>, InPath(who): In
 
 /// A backup as a stream.
 pub async fn snapshot<C: Control>(State(control): State<C>) -> Result<Response, Failure> {
+    let Ok(turn) = BACKUPS.try_acquire() else {
+        let text = format!("{BACKUPS_MAX} backups are being sent, which is the limit");
+        return Err(ControlError::Overloaded(text).into());
+    };
     let write = control.backup().await?;
     let (sender, parts) = mpsc::channel(PARTS_AHEAD);
+    let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
-        let mut out = Parts { sender, part: Vec::with_capacity(PART_BYTES) };
+        let _turn = turn;
+        let mut out = Parts { sender, part: Vec::with_capacity(PART_BYTES), runtime };
         if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
             // Whoever reads must not take a part for the whole. Gone already: nobody is to be told.
-            drop(out.sender.blocking_send(Err(error)));
+            drop(out.sender.try_send(Err(error)));
         }
     });
     let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
@@ -159,6 +172,7 @@ pub async fn snapshot<C: Control>(State(control): State<C>) -> Result<Response, 
 struct Parts {
     sender: mpsc::Sender<io::Result<Bytes>>,
     part: Vec<u8>,
+    runtime: Handle,
 }
 
 impl Write for Parts {
@@ -176,7 +190,12 @@ impl Write for Parts {
             return Ok(());
         }
         let part = Bytes::from(std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES)));
-        self.sender.blocking_send(Ok(part)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        // Who does not read holds up others that want a backup.
+        match self.runtime.block_on(timeout(STALL_TIMEOUT, self.sender.send(Ok(part)))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 
@@ -209,6 +228,14 @@ impl From<TuningJson> for Tuning {
         Self { heartbeat_ms, election_ms, detector, spread, shuffle_ms }
     }
 }
+
+/// Most backups that are sent at once, by all ports of the process.
+const BACKUPS_MAX: usize = 2;
+
+static BACKUPS: Semaphore = Semaphore::const_new(BACKUPS_MAX);
+
+/// A backup whose reader takes nothing for so long is broken off.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes of a backup that are handed to the connection at once.
 const PART_BYTES: usize = 64 << 10;

@@ -81,7 +81,7 @@ fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, counts:
             Ok(Work::Store(mut batch)) => {
                 next = gather(&mut batch, work);
                 store(wal, &mut batch, counts).map(|()| {
-                    let holding_back = wal.oldest_groups().into_keys().next();
+                    let holding_back = wal.oldest_groups().into_iter().next();
                     Some(Input::Persisted { round: batch.round, holding_back })
                 })
             }

@@ -34,7 +34,7 @@ pub enum Input {
     /// From the transport.
     Net(Event),
     /// A round and all before it are on disk.
-    Persisted { round: u64, holding_back: Option<GroupId> },
+    Persisted { round: u64, holding_back: Option<(GroupId, Index)> },
     /// Old entries, as asked for.
     LogRead { group: GroupId, from: Index, entries: Vec<(Index, Term, Bytes)> },
     /// A snapshot file was written, or not.
@@ -189,8 +189,8 @@ impl Node {
             Input::Net(Event::LinkUp { .. } | Event::LinkDown { .. }) | Input::Stop => {}
             Input::Persisted { round, holding_back } => {
                 self.driver.handle_persisted(round);
-                if let Some(group) = holding_back {
-                    self.driver.request_snapshot(group);
+                if let Some((group, through)) = holding_back {
+                    self.driver.request_snapshot(group, through);
                 }
             }
             Input::LogRead { group, from, entries } => self.driver.handle_log_read(group, from, &entries),
@@ -201,7 +201,7 @@ impl Node {
                 self.driver.handle_snapshot_sent(group, to, arrived);
             }
             Input::Snapshot { from, place, message, table, received } => {
-                if self.driver.handle_snapshot(from, place.0, &message, place.1) {
+                if self.driver.handle_snapshot(from, place.0, &message, (place.1, place.2)) {
                     self.states.insert((place.0, place.1), table);
                     self.received.insert(place, *received);
                 }
@@ -235,7 +235,7 @@ impl Node {
                     return Ok(serde_json::json!({ "error": "the change cannot be taken now" }));
                 }
             }
-            Order::Snapshot => self.driver.request_snapshot(GroupId(0)),
+            Order::Snapshot => self.driver.request_snapshot(GroupId(0), Index(u64::MAX)),
             Order::Look => return Ok(self.look()),
             Order::Mark => return self.mark(),
         }

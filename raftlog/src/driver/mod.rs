@@ -33,7 +33,7 @@ use raft::eraftpb::MessageType;
 use self::{
     frame::{FrameBuilder, Item},
     group::{CORE_ELECTION_TICKS, Group, Outbox, Round, Ticks},
-    peers::Peers,
+    peers::{Moved, Peers},
     random::Random,
 };
 use crate::types::{GroupId, Index, NodeId, State, Term};
@@ -61,6 +61,8 @@ pub struct Driver {
     /// Ticks so far.
     tick: u64,
     peers: Peers,
+    /// Leaderships that were handed over to spread them: not again at once where that led to nothing.
+    moved: BTreeMap<usize, Moved>,
     outbox: Outbox,
     actions: Vec<Action>,
     /// The last round that was given out to be persisted.
@@ -94,6 +96,7 @@ impl Driver {
             waiting: VecDeque::new(),
             tick: 0,
             peers: Peers::default(),
+            moved: BTreeMap::new(),
             outbox: Outbox::default(),
             actions: Vec::new(),
             round: 0,
@@ -155,8 +158,9 @@ impl Driver {
         let core = (self.config.tuning.election_ticks as u64).div_ceil(CORE_ELECTION_TICKS as u64).max(1);
         if self.tick.is_multiple_of(core) {
             for (place, group) in self.groups.iter_mut().enumerate() {
+                let led = group.leads();
                 group.core_tick();
-                if group.leads() {
+                if led || group.leads() {
                     self.dirty.insert(place);
                 }
             }
@@ -217,9 +221,15 @@ impl Driver {
         }
     }
 
-    /// A snapshot came in whole and was found to be the state at `index`; `message` is the Raft message that announced it.
+    /// A snapshot came in whole and was found to be the state at this index and term; `message` is the Raft message that announced it.
     /// `true`: it is taken. It is then named in `Persist::installs`, and after that in `Restore`. `false`: it is not wanted.
-    pub fn handle_snapshot(&mut self, from: NodeId, group: GroupId, message: &[u8], index: Index) -> bool {
+    pub fn handle_snapshot(
+        &mut self,
+        from: NodeId,
+        group: GroupId,
+        message: &[u8],
+        (index, term): (Index, Term),
+    ) -> bool {
         let ticks = self.ticks();
         let Some(found) = self.groups.get_mut(group.0 as usize) else {
             self.counters.frames_malformed += 1;
@@ -233,6 +243,7 @@ impl Driver {
         if let Some(message) = decoded
             && message.msg_type() == MessageType::MsgSnapshot
             && message.get_snapshot().get_metadata().index == index.0
+            && message.get_snapshot().get_metadata().term == term.0
         {
             self.dirty.insert(group.0 as usize);
             return found.step_snapshot(message, ticks, &mut self.counters);
@@ -347,10 +358,10 @@ impl Driver {
         }
     }
 
-    /// Asks for a snapshot of a quiet group whose few live records hold back the oldest segment of the log.
-    pub fn request_snapshot(&mut self, group: GroupId) {
+    /// Asks for a snapshot of a group whose entries up to `through` hold back the oldest segment of the log.
+    pub fn request_snapshot(&mut self, group: GroupId, through: Index) {
         if let Some(found) = self.groups.get_mut(group.0 as usize) {
-            found.request_snapshot();
+            found.request_snapshot(through.0);
             self.dirty.insert(group.0 as usize);
         }
     }

@@ -19,6 +19,12 @@ pub struct Peers {
     seen_ms: Option<u64>,
 }
 
+/// How often a group's leadership was handed over lately, and when it may be again.
+pub struct Moved {
+    times: u32,
+    not_before: u64,
+}
+
 struct Peer {
     detector: Box<dyn Detector>,
     suspect: bool,
@@ -86,11 +92,28 @@ impl Peers {
     }
 }
 
+impl Peer {
+    fn is_willing(&self) -> bool {
+        !self.suspect && self.may_lead
+    }
+}
+
 impl Driver {
     /// The peers that this replica finds silent.
     #[must_use]
     pub fn suspects(&self) -> Vec<NodeId> {
         self.peers.known.iter().filter(|(_, peer)| peer.suspect).map(|(id, _)| *id).collect()
+    }
+
+    /// Who can take over a group that this replica leads: the voter with most of its log among those that run and are willing.
+    #[must_use]
+    pub fn heir(&self, group: GroupId) -> Option<NodeId> {
+        let found = self.groups.get(group.0 as usize)?;
+        let matched = found.status().matched;
+        let can = |id: &NodeId| {
+            *id != self.config.id && found.may_inherit(*id) && self.peers.known.get(id).is_some_and(Peer::is_willing)
+        };
+        matched.into_iter().filter(|(id, _)| can(id)).max_by_key(|(_, index)| *index).map(|(id, _)| id)
     }
 
     pub(super) fn ticks(&mut self) -> Ticks {
@@ -177,11 +200,20 @@ impl Driver {
             }
         } else if spread && shuffle_ticks == 0 && self.tick.is_multiple_of(SPREAD_TICKS) {
             // Group 0 stays where it is: its leader is the one that people see.
+            let tick = self.tick;
             let away = (1..self.groups.len()).find_map(|place| {
+                if self.moved.get(&place).is_some_and(|moved| tick < moved.not_before) {
+                    return None;
+                }
                 let heir = self.groups[place].home().filter(|home| *home != self.config.id)?;
                 (self.groups[place].may_inherit(heir) && self.peers.is_steady(heir)).then_some((place, heir))
             });
             if let Some((place, heir)) = away {
+                // An heir that others do not hear leads for nobody, and this replica is elected again.
+                let before = self.moved.get(&place).filter(|moved| tick < moved.not_before + FORGIVEN_TICKS);
+                let times = before.map_or(0, |moved| moved.times + 1);
+                let not_before = tick + (SPREAD_TICKS << times.min(MOVES_DOUBLED));
+                self.moved.insert(place, Moved { times, not_before });
                 self.move_leader(place, heir);
             }
         }
@@ -202,6 +234,12 @@ const GONE_JITTER_TICKS: usize = 3;
 
 /// Leaderships are handed only to who has been there for so long.
 const STEADY_MS: u64 = 3000;
+
+/// The wait before a leadership is handed over once more doubles so many times.
+const MOVES_DOUBLED: u32 = 8;
+
+/// So long after that wait it is as if it had never been handed over.
+const FORGIVEN_TICKS: u64 = 6000;
 
 /// One leadership at most is handed over to spread them in so many ticks.
 const SPREAD_TICKS: u64 = 20;

@@ -178,7 +178,7 @@ impl Fleet {
                 let arrives = reaches(&to);
                 let text = self.files[&(id, index, term)].clone();
                 if let Some(driver) = self.drivers.get_mut(&to).filter(|_| arrives)
-                    && driver.handle_snapshot(id, group, &message, index)
+                    && driver.handle_snapshot(id, group, &message, (index, term))
                 {
                     self.received.insert((to, index), text);
                 }
@@ -463,7 +463,8 @@ fn of_two_snapshots_the_one_that_is_taken_is_installed_with_its_own_state() {
         let mut taken = Vec::new();
         for index in indexes {
             let message = snapshot(&fleet, leader, late, index);
-            if fleet.driver(late).handle_snapshot(leader, GROUP, &message, Index(index)) {
+            let term = fleet.drivers[&leader].status(GROUP).unwrap().term;
+            if fleet.driver(late).handle_snapshot(leader, GROUP, &message, (Index(index), term)) {
                 taken.push(index);
             }
         }
@@ -491,7 +492,8 @@ fn a_state_of_another_index_is_not_installed_and_not_stored() {
     let late = fleet.others(leader)[0];
     let message = snapshot(&fleet, leader, late, 55);
     let before = fleet.drivers[&late].counters().frames_malformed;
-    fleet.driver(late).handle_snapshot(leader, GROUP, &message, Index(54));
+    let term = fleet.drivers[&leader].status(GROUP).unwrap().term;
+    assert!(!fleet.driver(late).handle_snapshot(leader, GROUP, &message, (Index(54), term)));
     assert_eq!(fleet.drivers[&late].counters().frames_malformed, before + 1);
     assert!(!fleet.driver(late).poll().iter().any(|action| matches!(action, Action::Persist { .. })));
     // The owner's own state: then this replica is beyond repair, and says and stores nothing more.
@@ -580,7 +582,7 @@ fn a_snapshot_that_would_free_nothing_is_not_taken_again_and_again() {
     fleet.propose(leader, 2, "b");
     let before = fleet.drivers[&leader].counters().snapshots_taken;
     for _ in 0..20 {
-        fleet.driver(leader).request_snapshot(GROUP);
+        fleet.driver(leader).request_snapshot(GROUP, Index(u64::MAX));
         fleet.drain();
     }
     assert_eq!(fleet.drivers[&leader].counters().snapshots_taken, before);
@@ -709,7 +711,7 @@ fn frames_that_make_no_sense_are_counted_and_change_nothing() {
         frame.add(group, &Item::Raft(bytes.clone()));
         fleet.driver(victim).handle_frame(from, &frame.finish()[0]);
     }
-    fleet.driver(victim).handle_snapshot(leader, GROUP, b"no message", Index(5));
+    fleet.driver(victim).handle_snapshot(leader, GROUP, b"no message", (Index(5), Term(1)));
     let counters = fleet.drivers[&victim].counters();
     assert!(counters.frames_malformed >= 1900, "{counters:?}");
     assert_eq!(counters.messages_dropped, 1);

@@ -175,6 +175,11 @@ impl Transport {
         })
     }
 
+    /// Closes all links that peers have open to us. Those that may come in dial again.
+    pub fn close_inbound(&self) {
+        self.shared.inbound.close_all();
+    }
+
     /// The links to all peers, by label.
     pub fn links(&self) -> Vec<LinkStatus> {
         let status = |peer: &Arc<Peer>| LinkStatus { address: peer.address.clone(), peer: peer.id(), up: peer.is_up() };

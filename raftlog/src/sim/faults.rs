@@ -12,7 +12,7 @@ use super::{
 use crate::{
     disk::{Disk, MemDisk},
     driver::Tuning,
-    types::{GroupId, NodeId},
+    types::{GroupId, Index, NodeId},
     wal::WalError,
 };
 
@@ -136,7 +136,7 @@ impl World {
             22 => {
                 let group = self.any_group();
                 let life = self.machines[node].life;
-                self.with(node, life, |driver| driver.request_snapshot(group));
+                self.with(node, life, |driver| driver.request_snapshot(group, Index(u64::MAX)));
             }
             23 => self.crash_all(),
             _ => self.depose(),

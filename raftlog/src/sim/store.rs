@@ -227,8 +227,8 @@ impl Store {
     }
 
     /// A group whose few live entries hold back the oldest segment.
-    pub fn holding_back(&self) -> Option<GroupId> {
-        self.wal.oldest_groups().into_keys().next()
+    pub fn holding_back(&self) -> Option<(GroupId, Index)> {
+        self.wal.oldest_groups().into_iter().next()
     }
 
     /// Proves that all is durable: for a clean stop.

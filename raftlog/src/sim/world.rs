@@ -556,7 +556,7 @@ impl World {
         let received = process.store.receive(group, index, term, &bytes);
         let arrived = received.is_ok();
         if let Ok((file, table)) = received
-            && process.driver.handle_snapshot(from, group, message, index)
+            && process.driver.handle_snapshot(from, group, message, (index, term))
         {
             // One that was to be installed and was not is void.
             process.files.retain(|arrived| {
@@ -644,8 +644,8 @@ impl World {
                     process.driver.set_may_lead(true);
                 }
                 process.driver.handle_persisted(batch.round);
-                if let Some(group) = process.store.holding_back() {
-                    process.driver.request_snapshot(group);
+                if let Some((group, through)) = process.store.holding_back() {
+                    process.driver.request_snapshot(group, through);
                 }
                 Ok(())
             }

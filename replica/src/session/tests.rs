@@ -247,6 +247,18 @@ fn without_a_leader_nothing_is_done_and_what_was_sent_in_vain_is_unknown() {
 }
 
 #[test]
+fn a_removed_instance_says_that_nothing_was_done() {
+    let mut fleet = Fleet::of(3);
+    let leader = fleet.leader().unwrap();
+    let gone = leader % 3 + 1;
+    fleet.submit(leader, 1, &ControlCommand::MemberRemove(InstanceId(gone)), None);
+    fleet.done(1);
+    fleet.submit(gone, 2, &put("k"), None);
+    fleet.until(|fleet| fleet.answers.contains_key(&2));
+    assert_eq!(fleet.answers[&2], Err(SubmitError::NoMember));
+}
+
+#[test]
 fn more_commands_than_the_session_keeps_wait_for_their_turn() {
     let mut fleet = Fleet::of(1);
     let count = 3 * SESSION_WINDOW_MAX as u64;

@@ -153,9 +153,10 @@ impl World {
             }
             5 => {
                 let message = input.message(term, last);
-                let index = Index(input.near(message.get_snapshot().get_metadata().index));
+                let metadata = message.get_snapshot().get_metadata();
+                let place = (Index(input.near(metadata.index)), Term(metadata.term));
                 let bytes = prost011::Message::encode_to_vec(&message);
-                self.driver.handle_snapshot(NodeId(message.from), GROUP, &bytes, index);
+                self.driver.handle_snapshot(NodeId(message.from), GROUP, &bytes, place);
             }
             6 => {
                 self.driver.read_index(GROUP, u64::from(input.byte()));

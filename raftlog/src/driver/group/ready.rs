@@ -127,20 +127,24 @@ impl Group {
         self.node.raft.step(message).is_ok()
     }
 
-    /// All reads of this round are proven by one question, known by the first of them.
+    /// All reads of this round are proven by one question.
     fn prove_reads(&mut self) {
-        let Some(first) = self.reads.first().copied() else { return };
+        if self.reads.is_empty() {
+            return;
+        }
         let batch = std::mem::take(&mut self.reads);
+        let number = self.next_batch;
+        self.next_batch = number.wrapping_add(1);
         if self.batches.len() >= READ_BATCHES_MAX {
             // Lost on the way; whoever asked asks again.
             self.batches.pop_front();
         }
-        self.batches.push_back((first, batch));
-        self.node.read_index(first.to_be_bytes().to_vec());
+        self.batches.push_back((number, batch));
+        self.node.read_index(number.to_be_bytes().to_vec());
     }
 
-    fn reads_proven(&mut self, first: u64, index: u64, actions: &mut Vec<Action>) {
-        let Some(place) = self.batches.iter().position(|(known, _)| *known == first) else { return };
+    fn reads_proven(&mut self, number: u64, index: u64, actions: &mut Vec<Action>) {
+        let Some(place) = self.batches.iter().position(|(known, _)| *known == number) else { return };
         let Some((_, batch)) = self.batches.remove(place) else { return };
         let index = index - u64::from(plant::on(Plant::ReadBehind));
         let ready = |context| Action::ReadReady { group: self.id, context, index: Index(index) };

@@ -21,16 +21,16 @@ use crate::{
 /// A snapshot that the owner is storing.
 pub struct Taking {
     snapshot: Snapshot,
-    /// It is taken for the log's sake: no entry behind it is kept for followers that are late.
-    lets_go: bool,
+    /// The log is to let go of its entries up to there, tail or not.
+    lets_go: Option<u64>,
 }
 
 impl Group {
-    /// While one is on its way to the disk, another would say the same: an isolated replica whose log ends with entries
-    /// that cannot be committed would take one after the other.
-    pub fn request_snapshot(&mut self) {
+    /// The log on disk is to let go of its entries up to `through`. While one is on its way to the disk, another would say
+    /// the same: an isolated replica whose log ends with entries that cannot be committed would take one after the other.
+    pub fn request_snapshot(&mut self, through: u64) {
         if self.taking.is_none() && self.snapshot_due.is_none() {
-            self.snapshot_due = Some(self.node.raft.raft_log.last_index());
+            self.snapshot_due = Some(through.min(self.node.raft.raft_log.last_index()));
         }
     }
 
@@ -46,10 +46,10 @@ impl Group {
         let long = since > config.compact_entries + config.tail_entries;
         let large = log.bytes() > config.compact_bytes && since > config.tail_entries;
         // The end of the log may have been replaced by a shorter one since.
-        let due = self.snapshot_due.is_some_and(|index| index.min(log.last()) <= applied);
+        let due = self.snapshot_due.filter(|through| (*through).min(log.last()) <= applied);
         // One that a follower still loads keeps the log long; another would not let go of more.
-        let useful = || self.cut_through(applied, config) > log.base_index;
-        if ((long || large) && useful()) || due || log.wanted.get() {
+        let useful = || self.cut_through(applied, due, config) > log.base_index;
+        if ((long || large || due.is_some()) && useful()) || log.wanted.get() {
             actions.push(Action::Snapshot { group: self.id });
         }
     }
@@ -74,7 +74,7 @@ impl Group {
         // The state travels apart; the message itself carries its log time.
         snapshot.data = self.applied_time_ms.to_be_bytes().to_vec();
         let meta = encode_meta(&log.members, self.applied_time_ms);
-        let lets_go = self.snapshot_due.take_if(|due| *due <= applied || *due > self.node.store().last()).is_some();
+        let lets_go = self.snapshot_due.take_if(|due| *due <= applied || *due > self.node.store().last());
         self.taking = Some(Taking { snapshot, lets_go });
         let (group, index, term) = (self.id, Index(index), Term(term));
         if plant::on(Plant::MarkBeforeFile) {
@@ -102,7 +102,7 @@ impl Group {
             self.no_snapshot_before_ms = now_ms + STORE_RETRY_MS;
             return;
         }
-        let through = if lets_go { index } else { self.cut_through(index, config) };
+        let through = self.cut_through(index, lets_go, config);
         let log = self.node.mut_store();
         let before = log.base_index;
         // One that came in meanwhile may be ahead of it.
@@ -118,10 +118,10 @@ impl Group {
         counters.snapshots_taken += 1;
     }
 
-    /// Up to where the log may be cut behind a snapshot at `index`: what a follower needs that is loading an earlier one
-    /// is kept, within bounds.
-    fn cut_through(&self, index: u64, config: &DriverConfig) -> u64 {
-        let through = index.saturating_sub(config.tail_entries);
+    /// Up to where the log may be cut behind a snapshot at `index`, at least to `lets_go`: what a follower needs that is
+    /// loading an earlier one is kept, within bounds.
+    fn cut_through(&self, index: u64, lets_go: Option<u64>, config: &DriverConfig) -> u64 {
+        let through = index.saturating_sub(config.tail_entries).max(lets_go.unwrap_or(0).min(index));
         let log = self.node.store();
         let too_long = index.saturating_sub(log.base_index) > config.compact_entries.saturating_mul(KEPT_FOR_LOADING)
             || log.bytes() > config.compact_bytes.saturating_mul(KEPT_FOR_LOADING);

@@ -269,7 +269,7 @@ impl Running {
         receiving.append(file)?;
         let received = receiving.finish()?;
         let state = read_received(&received)?;
-        if self.replica.handle_snapshot(from, group, message, state) {
+        if self.replica.handle_snapshot(from, group, message, term, state) {
             self.received.insert(place, received);
         }
         Ok(())

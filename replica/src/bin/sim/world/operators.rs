@@ -48,7 +48,9 @@ impl World {
             (Some(Asked::Write { key }), Ok(ControlOutcome::Done { revision, .. })) => {
                 self.judge.acked(key, revision);
             }
-            (Some(Asked::Write { key }), Err(SubmitError::NotDone(_))) => self.judge.not_done(key),
+            (Some(Asked::Write { key }), Err(SubmitError::NotDone(_) | SubmitError::NoMember)) => {
+                self.judge.not_done(key)
+            }
             (Some(Asked::Session { client }), Ok(ControlOutcome::Done { revision, .. })) => {
                 self.session_opened(client, SessionId(revision.0));
             }

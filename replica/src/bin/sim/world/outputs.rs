@@ -122,8 +122,8 @@ impl World {
                     running.replica.handle_persisted(round);
                 }
             }
-            if let Some(group) = running.storage.holding_back() {
-                running.replica.request_snapshot(group);
+            if let Some((group, through)) = running.storage.holding_back() {
+                running.replica.request_snapshot(group, through);
             }
         });
         if let Some(error) = failed {
