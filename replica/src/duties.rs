@@ -11,7 +11,7 @@ use flow::{
     tally::tally,
 };
 use raftlog::{
-    GroupId, NodeId,
+    GroupId, Index, NodeId,
     driver::{DetectorKind, MemberChange, Rejection, Role, TICK_MS, Tuning},
 };
 
@@ -418,8 +418,10 @@ impl Replica {
         if let Some(new) = wanted.iter().find(|id| !present(id)) {
             return Some(MemberChange::AddLearner(*new));
         }
+        // One that never answered is not near the end of a short log.
         let caught_up = |id: &NodeId| {
-            status.matched.iter().any(|(other, index)| other == id && index.0 + PROMOTE_WITHIN >= status.committed.0)
+            let near = |index: Index| index.0 > 0 && index.0 + PROMOTE_WITHIN >= status.committed.0;
+            status.matched.iter().any(|(other, index)| other == id && near(*index))
         };
         let votes = |id: &NodeId| table.member(InstanceId(id.0)).is_some_and(|member| member.voter);
         // An id that this control table has not heard of yet is newer than the table, not a stranger.
