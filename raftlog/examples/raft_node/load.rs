@@ -42,6 +42,13 @@ impl Askers {
         self.waiting.remove(&token)
     }
 
+    /// Forgets those of the load since before `long_ago`: a change of leaders may have lost them. How many.
+    pub fn give_up(&mut self, long_ago: Instant) -> usize {
+        let before = self.waiting.len();
+        self.waiting.retain(|_, asker| !matches!(asker, Asker::Load(since) if *since < long_ago));
+        before - self.waiting.len()
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting.len()

@@ -67,6 +67,8 @@ pub struct Node {
     pub role_changes: u64,
     pub snapshots_sent: u64,
     pub snapshots_failed: u64,
+    /// The log is as long as the command line says, however many segments it takes.
+    keeps_log: bool,
     store: Arc<SnapshotStore>,
     snapshots: Sender<Job>,
     inputs: SyncSender<Input>,
@@ -112,6 +114,7 @@ impl Node {
             role_changes: 0,
             snapshots_sent: 0,
             snapshots_failed: 0,
+            keeps_log: setup.compact_entries.is_some(),
             store,
             snapshots,
             inputs,
@@ -176,6 +179,11 @@ impl Node {
         }
         if let Some(load) = &mut self.load {
             load.due += std::mem::take(&mut load.refused_due);
+            if self.ticks.is_multiple_of(GIVE_UP_TICKS)
+                && let Some(long_ago) = Instant::now().checked_sub(PATIENCE)
+            {
+                (0..self.askers.give_up(long_ago)).for_each(|_| load.refuse());
+            }
         }
     }
 
@@ -189,7 +197,7 @@ impl Node {
             Input::Net(Event::LinkUp { .. } | Event::LinkDown { .. }) | Input::Stop => {}
             Input::Persisted { round, holding_back } => {
                 self.driver.handle_persisted(round);
-                if let Some((group, through)) = holding_back {
+                if let Some((group, through)) = holding_back.filter(|_| !self.keeps_log) {
                     self.driver.request_snapshot(group, through);
                 }
             }
@@ -376,6 +384,12 @@ fn start(group: GroupId, founders: &[NodeId]) -> GroupStart {
 }
 
 const TICK: Duration = Duration::from_millis(TICK_MS);
+
+/// How often proposals are looked through for lost ones.
+const GIVE_UP_TICKS: u64 = 50;
+
+/// A proposal of the load without an answer for so long is lost.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a node that shall lead asks for it.
 const LEAD_TICKS: u64 = 20;

@@ -106,6 +106,7 @@ impl Node {
             "committed": driver.committed,
             "ballast_bytes": self.tables[0].ballast_bytes(),
             "digest": self.tables[0].digest(),
+            "held_bytes": self.driver.status(GroupId(0)).map_or(0, |status| status.held_bytes),
             "under_way": self.askers.len(),
             "snapshots_taken": driver.snapshots_taken,
             "snapshots_installed": driver.snapshots_installed,

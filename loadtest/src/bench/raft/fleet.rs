@@ -41,7 +41,8 @@ pub struct Fleet {
     /// In the order of their ids, from 1 on.
     pub nodes: Vec<Node>,
     binary: std::path::PathBuf,
-    shape: Shape,
+    /// As it was started.
+    pub shape: Shape,
     site: Site,
 }
 
@@ -162,9 +163,22 @@ impl Fleet {
         }
         fleet.introduce().await?;
         fleet.nodes[0].order("lead").await?;
-        let groups = u64::from(shape.groups);
-        fleet.nodes[0].until("leading", START_PATIENCE, |seen| seen["leads"].as_u64() == Some(groups)).await?;
+        fleet.lead().await?;
         Ok(fleet)
+    }
+
+    /// Waits until the first node leads all groups.
+    pub async fn lead(&mut self) -> Result<()> {
+        let groups = u64::from(self.shape.groups);
+        self.nodes[0].until("leading", START_PATIENCE, |seen| seen["leads"].as_u64() == Some(groups)).await?;
+        Ok(())
+    }
+
+    /// Has the load end, and waits for what is under way.
+    pub async fn rest(&mut self) -> Result<()> {
+        self.nodes[0].order("rest").await?;
+        self.nodes[0].until("the end of the load", PATIENCE, |seen| seen["under_way"].as_u64() == Some(0)).await?;
+        Ok(())
     }
 
     /// Starts a fourth node, which has nothing, and adds it as a learner.

@@ -82,6 +82,11 @@ async fn one(plan: &Plan, watch: &dyn Fn(&str), rate_limit: Option<u64>) -> Resu
     watch(&format!("filling 3 nodes with {} MiB each", state_bytes >> 20));
     let mut fleet = Fleet::start(&plan.node, shape).await?;
     fill(&mut fleet, state_bytes).await?;
+    watch("as much of the log in memory as there may be");
+    fleet.nodes[0].order(&format!("load {MANY} {ENTRY_BYTES}")).await?;
+    let held = |seen: &Value| seen["held_bytes"].as_u64() > Some(HELD_BYTES);
+    fleet.nodes[0].until("the memory of the log", PATIENCE, held).await?;
+    fleet.rest().await?;
     watch("64 in flight, before the snapshot");
     fleet.nodes[0].order(&format!("load {LOAD} {ENTRY_BYTES}")).await?;
     tokio::time::sleep(WARM_UP).await;
@@ -127,8 +132,7 @@ async fn fill(fleet: &mut Fleet, state_bytes: u64) -> Result<()> {
     for node in &mut fleet.nodes {
         node.until("the ballast", PATIENCE, full).await?;
     }
-    fleet.nodes[0].until("leading", PATIENCE, |seen| seen["leads"].as_u64() == Some(1)).await?;
-    Ok(())
+    fleet.lead().await
 }
 
 /// Waits until a counter of the leader is no longer zero, looking at its memory all the while.
@@ -150,6 +154,9 @@ async fn wait(fleet: &mut Fleet, counter: &str, peak: &mut u64) -> Result<()> {
 const STATE_BYTES: u64 = 1 << 30;
 const FILL_PAUSE: Duration = Duration::from_millis(20);
 const LOAD: u32 = 64;
+const MANY: u32 = 1024;
+/// Nearly what a driver holds of its log by default.
+const HELD_BYTES: u64 = 62 << 20;
 /// So many bytes per second where the sender's speed is limited.
 const RATE_LIMIT: u64 = 64 << 20;
 const COMPACT_ENTRIES: u64 = 1 << 40;
