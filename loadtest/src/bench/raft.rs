@@ -84,8 +84,8 @@ pub struct Plan {
 pub struct Report {
     /// Where.
     pub machine: Machine,
-    /// The load average of the last minute, before the first and after the last measurement. All that runs here counts, the
-    /// bench's own processes too.
+    /// The load average of the last minute, before the first and after the last measurement. All that runs here
+    /// counts, the bench's own processes too.
     pub load_average: [f64; 2],
     /// How long each row was measured.
     pub seconds: u64,

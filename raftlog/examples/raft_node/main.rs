@@ -1,5 +1,5 @@
-//! One replica of the bench (`loadtest bench raft`): the real driver, log, snapshots and transport on real sockets and a
-//! real disk, with a state machine that only counts. Not a product: it keeps nothing over a restart.
+//! One replica of the bench (`loadtest bench raft`): the real driver, log, snapshots and transport on real sockets
+//! and a real disk, with a state machine that only counts. Not a product: it keeps nothing over a restart.
 //!
 //! It takes orders, one a line, on standard input, and answers each with a line of JSON; see `orders.rs`.
 

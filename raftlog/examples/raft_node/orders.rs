@@ -1,6 +1,6 @@
-//! The orders that whoever runs the bench gives, one a line: `peers LABEL=HOST:PORT...`, `lead`, `load IN_FLIGHT BYTES`,
-//! `rest`, `fill BYTES`, `learner ID`, `snapshot`, `look`, `mark`. Each is answered by one line of JSON. The end of the input
-//! ends the node.
+//! The orders that whoever runs the bench gives, one a line: `peers LABEL=HOST:PORT...`, `lead`,
+//! `load IN_FLIGHT BYTES`, `rest`, `fill BYTES`, `learner ID`, `snapshot`, `look`, `mark`. Each is answered by one line
+//! of JSON. The end of the input ends the node.
 
 use std::{
     io::BufRead,

@@ -16,13 +16,14 @@ pub fn table(report: &Report) -> String {
         text += &format!("4 KiB written and synced, {}: p50 {p50} us, p99 {p99} us\n", probe.when);
     }
     if !report.rows.is_empty() {
-        text += "\nCommits of 100-byte entries, 3 replicas on this machine, each synced on disk by a majority; times in us\n";
+        text +=
+            "\nCommits of 100-byte entries, 3 replicas on this machine, synced on disk by a majority; times in us\n";
         text += &rows(report);
     }
     if let Some(idle) = &report.idle {
         let each = |figures: &[f64]| figures.iter().map(|figure| short(*figure)).collect::<Vec<_>>().join(", ");
         text += &format!(
-            "\n{} idle groups x 3, the first node leads all, {:.0} s: CPU {} % of a core; memory per replica {} bytes\n",
+            "\n{} idle groups x 3, the first node leads all, {:.0} s: CPU {} % of a core; {} bytes per replica\n",
             idle.groups,
             idle.seconds,
             each(&idle.busy_percent),
@@ -83,7 +84,7 @@ fn line(report: &Report, row: &Row) -> Vec<String> {
 fn sending(snapshot: &Snapshot) -> String {
     let limit = snapshot.rate_limit.map_or_else(|| "no limit".to_owned(), |rate| format!("{} MiB/s", rate >> 20));
     let mut text = format!(
-        "\n{} MiB of state go to a new learner ({limit}), {} in flight inside the leader; at most {} MiB of extra memory there\n",
+        "\n{} MiB of state go to a new learner ({limit}), {} in flight inside the leader; extra memory there {} MiB\n",
         snapshot.state_bytes >> 20,
         snapshot.in_flight,
         short(snapshot.extra_bytes_max as f64 / f64::from(1 << 20))
