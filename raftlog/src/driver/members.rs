@@ -80,7 +80,7 @@ impl MemberChange {
             }
         };
         // More than one change is a joint one, and the core's leader ends that by itself.
-        ConfChangeV2 { changes: changes.into(), ..ConfChangeV2::default() }
+        ConfChangeV2 { changes, ..ConfChangeV2::default() }
     }
 }
 
