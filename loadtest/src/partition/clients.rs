@@ -64,6 +64,7 @@ impl Clients {
                 key: format!("phase-{phase}-key-{}", number % KEYS),
                 chance: Chance::new(chance.number()),
                 values: (u64::from(number) + 1) << VALUE_SHIFT,
+                doubt: None,
                 revision: ABSENT,
                 session: None,
                 history: Vec::new(),
@@ -118,6 +119,8 @@ struct Client {
     chance: Chance,
     /// The value it wrote last; no other client writes it.
     values: u64,
+    /// The instance that gave it no answer last, which it asks less often than the others: it should not only wait.
+    doubt: Option<u8>,
     /// The revision it saw last.
     revision: u64,
     session: Option<Session>,
@@ -165,7 +168,10 @@ impl Client {
 
     /// Some instance that runs; one that is cut off, stopped or just killed is asked like all others.
     fn anybody(&mut self) -> Option<u8> {
-        let running = self.hosts.running();
+        let mut running = self.hosts.running();
+        if running.len() > 1 && self.chance.percent(DOUBT_PERCENT) {
+            running.retain(|number| Some(*number) != self.doubt);
+        }
         running.get(self.chance.below(running.len() as u32) as usize).copied()
     }
 
@@ -177,7 +183,10 @@ impl Client {
                 self.revision = revision;
                 self.note(from, true, Deed::Read { value, revision });
             }
-            Reading::Nothing => self.notes.unread += 1,
+            Reading::Nothing => {
+                self.doubt = Some(at);
+                self.notes.unread += 1;
+            }
             Reading::Odd(text) => self.notes.odd.push(text),
         }
     }
@@ -284,8 +293,13 @@ impl Client {
         let answer = http::send(rest(at), "PUT", &path, value.to_string().as_bytes(), REQUEST_DEADLINE).await;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(Lost::Unsent(_)) => return Change::Nothing,
-            Err(Lost::Sent(_)) => return Change::Unknown,
+            Err(lost) => {
+                self.doubt = Some(at);
+                return match lost {
+                    Lost::Unsent(_) => Change::Nothing,
+                    Lost::Sent(_) => Change::Unknown,
+                };
+            }
         };
         let body = json(&answer).unwrap_or_default();
         match (answer.status, body["reason"].as_str(), body["index"].as_u64()) {
@@ -336,6 +350,8 @@ const PACE: Duration = Duration::from_millis(25);
 const REQUEST_DEADLINE: Duration = Duration::from_millis(1_500);
 /// How often a change in a session is sent before its outcome is called unknown.
 const ATTEMPTS_MAX: u32 = 8;
+/// How often a client leaves out the instance that gave it no answer last.
+const DOUBT_PERCENT: u32 = 75;
 /// The lower bits of a value count a client's writes.
 const VALUE_SHIFT: u32 = 32;
 const BODY_SHOWN: usize = 200;

@@ -5,7 +5,8 @@
 //! register with revisions. Three things keep it short. An operation that changes nothing and is right now is taken at once:
 //! wherever else it could stand, it can stand here. A write whose outcome nobody was told, but whose value somebody read,
 //! has its revision from there, and came before the end of that read. And writes that left no trace are left out at first,
-//! as the definition allows; only where that gives no order are they tried at every place.
+//! as the definition allows. Only where that gives no order are they tried, and only where a refusal waits for a cause: they
+//! make nothing else right. One that can come is as good as another, for none has an end.
 
 #[cfg(test)]
 mod tests;
@@ -84,7 +85,7 @@ struct Register {
 impl Register {
     /// The key after the operation; `None` where the answer would have been wrong.
     fn after(self, deed: &Deed) -> Option<Register> {
-        let met = |expected: u64| self.exact && self.revision == expected;
+        let met = |expected: u64| self.is(expected);
         match *deed {
             Deed::Read { value, revision } => (self.value == value && met(revision)).then_some(self),
             Deed::Refused { expected } => (!met(expected)).then_some(self),
@@ -96,6 +97,11 @@ impl Register {
                 (false, Some(_)) => None,
             },
         }
+    }
+
+    /// Whether this is known to be its revision.
+    fn is(self, revision: u64) -> bool {
+        self.exact && self.revision == revision
     }
 
     fn written(self, value: u64, revision: Option<u64>) -> Option<Register> {
@@ -181,7 +187,7 @@ impl Search {
                 fork.first += 1;
             }
             let (mut left, mut due, mut bound) = (Vec::new(), None, None);
-            let mut taken = false;
+            let (mut taken, mut uncaused, mut traceless) = (false, false, None);
             for index in fork.first..self.operations.len() {
                 let one = &self.operations[index];
                 if fork.placed.has(index) {
@@ -200,8 +206,14 @@ impl Search {
                 if one.until.is_some() && first_of(bound, one.until) != bound {
                     (bound, due) = (one.until, Some(index));
                 }
-                if !harmless {
-                    left.push(index);
+                match one.deed {
+                    Deed::Read { .. } => {}
+                    Deed::Refused { .. } => uncaused = true,
+                    deed if deed.made().is_some() => left.push(index),
+                    // It can come only now, and is taken before those that can come at any time.
+                    Deed::Swap { expected, .. } if fork.register.is(expected) => traceless = Some(index),
+                    Deed::Swap { .. } => {}
+                    Deed::Write { .. } => traceless = traceless.or(Some(index)),
                 }
             }
             // What was taken may have been what held others back.
@@ -210,6 +222,7 @@ impl Search {
             }
             due?;
             // The lowest revision is popped first, and what left no trace last.
+            left.extend(traceless.filter(|_| uncaused));
             left.sort_by_key(|index| std::cmp::Reverse(self.operations[*index].deed.made().unwrap_or(u64::MAX)));
             fork.left = left;
             if fork.count >= self.longest.0 {

@@ -147,7 +147,8 @@ fn honest(chance: &mut Chance, length: u64) -> Vec<Operation> {
         if wrote {
             (value, revision) = (step, now);
         }
-        if !lost {
+        // Reads are always answered; a refusal does not say which revision there is.
+        if !lost && wrote || matches!(deed, Deed::Read { .. }) {
             told_last = revision;
         }
         operations.push(Operation { from, until: answer.filter(|_| !lost || !wrote), deed });
