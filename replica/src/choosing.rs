@@ -65,10 +65,10 @@ impl Choosing {
         }
     }
 
-    /// The Assign of a choice was applied here.
-    pub fn applied(&mut self, ticket: Ticket) {
+    /// The Assign of a choice was applied here. Only where it holds now did that refresh the pin.
+    pub fn applied(&mut self, ticket: Ticket, holds: bool) {
         if let Some(question) = self.questions.get_mut(&ticket) {
-            question.fresh = true;
+            question.fresh = holds;
             self.ready.push(ticket);
         }
     }
@@ -83,6 +83,8 @@ impl Choosing {
     fn park(&mut self, ticket: Ticket, why: Refusal) {
         if let Some(question) = self.questions.get_mut(&ticket) {
             question.otherwise = why;
+            // Time goes by before it is looked at again.
+            question.fresh = false;
             if let Some(parked) = self.parked.get_mut(question.group.0 as usize - 1) {
                 parked.insert(ticket);
             }

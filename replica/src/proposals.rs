@@ -103,7 +103,9 @@ impl Replica {
                 let epoch = self.control.table.epoch();
                 self.outputs.push(Output::Submitted(ticket, Ok(ControlOutcome::Done { revision, epoch })));
             }
-            (Asker::Choice(ticket), Outcome::Pin(_)) => self.choosing.applied(ticket),
+            (Asker::Choice(ticket), Outcome::Pin(outcome)) => {
+                self.choosing.applied(ticket, matches!(outcome, PinOutcome::Holds(_)));
+            }
             (Asker::Choice(_), Outcome::Control(_)) | (Asker::Session, Outcome::Pin(_)) => {}
         }
     }
