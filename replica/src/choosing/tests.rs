@@ -266,3 +266,21 @@ fn a_grant_for_an_earlier_life_is_none() {
     one.replica.take_lease(GroupId(0), own);
     assert_eq!(one.replica.control_lease().asked_ms, one.now_ms);
 }
+
+#[test]
+fn a_choice_that_waited_is_not_answered_by_an_assign_of_before() {
+    // Once its server died just before the Assign and returned later: the client was sent there by a pin that nothing had
+    // refreshed, and that expired under it.
+    let mut choosing = Choosing::new(1);
+    let (ticket, otherwise) = (Ticket(1), Refusal::Timeout);
+    let question = Question { key: key(1), group: GroupId(1), avoid: None, deadline_ms: 1000, otherwise, fresh: false };
+    choosing.questions.insert(ticket, question);
+    let fresh = |choosing: &Choosing| choosing.questions[&ticket].fresh;
+    choosing.applied(ticket, false);
+    assert!(!fresh(&choosing), "an Assign that found the pin moving refreshed nothing");
+    choosing.applied(ticket, true);
+    assert!(fresh(&choosing));
+    choosing.park(ticket, Refusal::Timeout);
+    choosing.wake(GroupId(1));
+    assert!(!fresh(&choosing), "what was fresh before it waited is not any more");
+}
