@@ -120,7 +120,8 @@ impl PinTable {
     ///
     /// # Errors
     /// If a row is larger than [`ROW_BYTES_MAX`].
-    pub fn encode(&self) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         in_memory(|out| self.write_to(out))
     }
 
@@ -128,7 +129,8 @@ impl PinTable {
     ///
     /// # Errors
     /// As [`PinTable::read_from`].
-    pub fn decode(mut bytes: &[u8]) -> Result<(Self, Expiry), SnapshotError> {
+    #[cfg(test)]
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<(Self, Expiry), SnapshotError> {
         Self::read_from(&mut bytes)
     }
 }
@@ -269,7 +271,8 @@ impl ControlTable {
     ///
     /// # Errors
     /// If a row is larger than [`ROW_BYTES_MAX`].
-    pub fn encode(&self) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         in_memory(|out| self.write_to(out))
     }
 
@@ -277,7 +280,8 @@ impl ControlTable {
     ///
     /// # Errors
     /// As [`ControlTable::read_from`].
-    pub fn decode(mut bytes: &[u8]) -> Result<Self, SnapshotError> {
+    #[cfg(test)]
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, SnapshotError> {
         Self::read_from(&mut bytes)
     }
 
@@ -293,6 +297,7 @@ impl ControlTable {
     }
 }
 
+#[cfg(test)]
 fn in_memory(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     write(&mut bytes)?;

@@ -112,7 +112,7 @@ impl Replica {
 
     pub(crate) fn rejected(&mut self, token: u64, reason: Rejection) {
         let Some(proposal) = self.proposals.get_mut(&token) else { return };
-        let hopeless = reason == Rejection::TooLarge;
+        let hopeless = reason.retry_after_ms().is_none();
         if !hopeless && self.now_ms < proposal.deadline_ms {
             // `resend` and the tick send it again.
             if proposal.may_be_sent() {

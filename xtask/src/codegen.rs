@@ -9,10 +9,8 @@ const PROTOS: &[(&str, &str)] = &[
     ("raftlog/proto/link.proto", "raftlog/src/net/generated"),
     ("api/proto/rocinante.proto", "api/src/generated"),
     ("proxy/proto/relay.proto", "proxy/src/traffic/generated"),
-    ("loadtest/proto/etcd.proto", "loadtest/src/bench/raft/generated"),
-    ("loadtest/proto/etcd.proto", "raftlog/examples/raft_node/generated"),
-    ("loadtest/proto/stream.proto", "loadtest/src/bench/raft/generated"),
-    ("loadtest/proto/stream.proto", "raftlog/examples/raft_node/generated"),
+    ("raftlog/examples/raft_node/etcd.proto", "raftlog/examples/raft_node/generated"),
+    ("raftlog/examples/raft_node/stream.proto", "raftlog/examples/raft_node/generated"),
 ];
 
 /// Makes all files and puts them where they belong.

@@ -25,14 +25,14 @@ pub use rows::{Door, Row};
 pub use snapshot::{Phase, Snapshot};
 pub use table::table;
 
-/// Messages that the bench and nodes speak.
+/// Messages that the bench and nodes speak, as the node has them.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "made from the .proto files")]
 mod generated {
     pub mod etcd {
-        include!("raft/generated/etcdserverpb.rs");
+        include!("../../../raftlog/examples/raft_node/generated/etcdserverpb.rs");
     }
     pub mod stream {
-        include!("raft/generated/raftlog.bench.v1.rs");
+        include!("../../../raftlog/examples/raft_node/generated/raftlog.bench.v1.rs");
     }
 }
 

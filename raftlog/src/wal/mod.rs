@@ -39,9 +39,10 @@ pub use format::{PAYLOAD_BYTES_MAX, ROUND_BYTES_MAX, VERSION};
 pub use groups::HardState;
 pub use recover::{Cut, Recovered, RecoveredGroup};
 pub use small::{SMALL_BYTES_MAX, load_small, save_small};
+#[cfg(test)]
+use snapshots::Snapshot;
 pub use snapshots::{
-    META_BYTES_MAX, RawSnapshot, Received, Receiving, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotReader, SnapshotStore,
-    SnapshotWriter,
+    META_BYTES_MAX, RawSnapshot, Received, Receiving, SNAPSHOT_BYTES_MAX, SnapshotReader, SnapshotStore, SnapshotWriter,
 };
 pub use spares::SPARE_SEGMENTS_MAX;
 

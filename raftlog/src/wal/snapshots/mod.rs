@@ -15,7 +15,9 @@ mod receiving;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+#[cfg(any(test, feature = "fuzz"))]
+use std::io::Read;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +35,8 @@ pub use reader::{RawSnapshot, SnapshotReader};
 pub use receiving::{Received, Receiving};
 pub use writer::SnapshotWriter;
 
-/// A stored snapshot, as a whole.
+/// A stored snapshot, as a whole: for tests.
+#[cfg(any(test, feature = "fuzz"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// The last index that it covers.
@@ -112,6 +115,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// As there.
+    #[cfg(any(test, feature = "fuzz"))]
     pub fn save(&self, group: GroupId, index: Index, term: Term, meta: &[u8], body: &[u8]) -> Result<(), WalError> {
         self.save_with(group, index, term, meta, |out| out.write_all(body)).map(drop)
     }
@@ -121,6 +125,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// `CorruptFile`, `Foreign`, `UnknownVersion`; `Io`.
+    #[cfg(any(test, feature = "fuzz"))]
     pub fn load(&self, group: GroupId) -> Result<Option<Snapshot>, WalError> {
         let Some(mut reader) = self.open_newest(group)? else { return Ok(None) };
         let (index, term, meta) = (reader.index(), reader.term(), reader.meta().to_vec());
