@@ -4,16 +4,18 @@
 //! |---|---|
 //! | 1 | version, 1 |
 //! | then each item: 4 | group |
-//! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word, 4 beat |
+//! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word, 4 beat, 5 heartbeats, 6 answers to heartbeats |
 //! | 4 | length of what follows |
-//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender takes leaderships that are handed over (1) |
+//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender takes leaderships that are handed over (1); 5 and 6: of each group its number, term and commit index, as varints of their shortest form |
 //!
-//! Numbers are big-endian. A frame has at most [`FRAME_BYTES_MAX`] bytes.
+//! Other numbers are big-endian. A frame has at most [`FRAME_BYTES_MAX`] bytes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use prost011::encoding::{decode_varint, encode_varint, encoded_len_varint};
+
 use super::action::Rejection;
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, Index, NodeId, Term};
 
 /// One message in a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,18 @@ pub enum Item {
     Word(Bytes),
     /// The sender runs; it comes at even intervals.
     Beat { may_lead: bool },
+    /// The leader's heartbeats of groups that have nothing else to say.
+    Heartbeats(Vec<Heartbeat>),
+    /// Those of them that the sender follows as they say.
+    HeartbeatAnswers(Vec<Heartbeat>),
+}
+
+/// A heartbeat of one group, or its answer: `MsgHeartbeat` or `MsgHeartbeatResponse` without a context, in a few bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub group: GroupId,
+    pub term: Term,
+    pub commit: Index,
 }
 
 /// The bytes are no frame.
@@ -82,6 +96,8 @@ impl Item {
             Self::Refuse { .. } => 2,
             Self::Word(_) => 3,
             Self::Beat { .. } => 4,
+            Self::Heartbeats(_) => 5,
+            Self::HeartbeatAnswers(_) => 6,
         }
     }
 
@@ -91,6 +107,7 @@ impl Item {
             Self::Propose { data, .. } => 16 + data.len(),
             Self::Refuse { .. } => 9,
             Self::Beat { .. } => 1,
+            Self::Heartbeats(all) | Self::HeartbeatAnswers(all) => all.iter().map(Heartbeat::length).sum(),
         }
     }
 
@@ -111,7 +128,41 @@ impl Item {
                 });
             }
             Self::Beat { may_lead } => out.put_u8(u8::from(*may_lead)),
+            Self::Heartbeats(all) | Self::HeartbeatAnswers(all) => {
+                for number in all.iter().flat_map(Heartbeat::numbers) {
+                    encode_varint(number, out);
+                }
+            }
         }
+    }
+}
+
+impl Heartbeat {
+    fn numbers(&self) -> [u64; 3] {
+        [self.group.0.into(), self.term.0, self.commit.0]
+    }
+
+    fn length(&self) -> usize {
+        self.numbers().into_iter().map(encoded_len_varint).sum()
+    }
+
+    fn decode_all(mut body: Bytes) -> Result<Vec<Self>, Malformed> {
+        let mut all = Vec::with_capacity(body.len() / HEARTBEAT_BYTES_USUAL);
+        let mut number = || {
+            let before = body.len();
+            let number = decode_varint(&mut body).map_err(|_| Malformed)?;
+            let shortest = before - body.len() == encoded_len_varint(number);
+            shortest.then_some(number).ok_or(Malformed).map(|number| (number, body.has_remaining()))
+        };
+        let mut more = true;
+        while more {
+            let group = GroupId(u32::try_from(number()?.0).map_err(|_| Malformed)?);
+            let term = Term(number()?.0);
+            let (commit, rest) = number()?;
+            all.push(Self { group, term, commit: Index(commit) });
+            more = rest;
+        }
+        Ok(all)
     }
 }
 
@@ -152,6 +203,8 @@ fn decode_item(kind: u8, mut body: Bytes) -> Result<Item, Malformed> {
         },
         3 => Item::Word(body),
         4 if body.len() == 1 && body[0] <= 1 => Item::Beat { may_lead: body[0] == 1 },
+        5 => Item::Heartbeats(Heartbeat::decode_all(body)?),
+        6 => Item::HeartbeatAnswers(Heartbeat::decode_all(body)?),
         _ => return Err(Malformed),
     })
 }
@@ -162,9 +215,21 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 const VERSION: u8 = 1;
 const ITEM_HEADER_BYTES: usize = 9;
 
+/// Most heartbeats in one item; they fit a frame with room to spare.
+pub const HEARTBEATS_PER_ITEM_MAX: usize = 8192;
+
+/// What a heartbeat takes of a group that is neither the first nor new.
+const HEARTBEAT_BYTES_USUAL: usize = 5;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn heartbeats() -> Vec<Heartbeat> {
+        let heartbeat =
+            |group, term, commit| Heartbeat { group: GroupId(group), term: Term(term), commit: Index(commit) };
+        vec![heartbeat(0, 1, 2), heartbeat(u32::MAX, u64::MAX, u64::MAX), heartbeat(300, 20, 1_000_000)]
+    }
 
     fn items() -> Vec<(GroupId, Item)> {
         vec![
@@ -173,6 +238,8 @@ mod tests {
             (GroupId(7), Item::Refuse { token: 9, reason: Rejection::Overloaded }),
             (GroupId(1), Item::Word(Bytes::new())),
             (GroupId(0), Item::Beat { may_lead: true }),
+            (GroupId(0), Item::Heartbeats(heartbeats())),
+            (GroupId(0), Item::HeartbeatAnswers(heartbeats())),
         ]
     }
 
@@ -196,7 +263,7 @@ mod tests {
         let whole = frames(&items()).remove(0);
         for end in 0..whole.len() {
             let cut = decode(&whole.slice(..end));
-            assert!(cut.is_err() || cut.is_ok_and(|items| items.len() < 5), "cut at {end}");
+            assert!(cut.is_err() || cut.is_ok_and(|items| items.len() < 7), "cut at {end}");
         }
         for place in 0..whole.len() {
             for bit in 0..8 {
@@ -205,6 +272,16 @@ mod tests {
                 drop(decode(&Bytes::from(bytes)));
             }
         }
+    }
+
+    #[test]
+    fn heartbeats_have_one_form_and_the_most_of_them_fit_a_frame() {
+        for bad in [&[][..], &[1, 2], &[0x80, 0, 1, 2], &[0xff, 0xff, 0xff, 0xff, 0x10, 1, 2]] {
+            assert_eq!(Heartbeat::decode_all(Bytes::copy_from_slice(bad)), Err(Malformed), "{bad:?}");
+        }
+        let most = Item::Heartbeats(vec![heartbeats()[1]; HEARTBEATS_PER_ITEM_MAX]);
+        let made = frames(&[(GroupId(0), most.clone())]);
+        assert_eq!(decode(&made[0]), Ok(vec![(GroupId(0), most)]));
     }
 
     #[test]

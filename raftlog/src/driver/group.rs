@@ -1,6 +1,7 @@
 //! One Raft group: the core of TiKV, its log, and what is on its way to the disk.
 
 mod glance;
+mod heartbeats;
 mod log_time;
 mod ready;
 mod snapshots;
@@ -37,6 +38,8 @@ pub struct Group {
     id: GroupId,
     me: NodeId,
     node: RawNode<MemLog>,
+    /// The newest term known to be on disk.
+    stored_term: u64,
     /// Readies that wait for the disk, in order.
     in_flight: VecDeque<InFlight>,
     /// Entries to be proposed with the next drain, with their tokens.
@@ -70,6 +73,8 @@ pub struct Group {
 struct InFlight {
     round: u64,
     number: u64,
+    /// The term that is on disk with it.
+    term: u64,
     messages: Vec<Message>,
     restore: Option<(u64, u64)>,
 }
@@ -141,6 +146,7 @@ impl Group {
             vote: start.vote.map_or(INVALID_ID, |id| id.0),
             commit: start.commit.0.max(base.0),
         };
+        let stored_term = hard_state.term;
         let mut log = MemLog::new(hard_state, members, base, time_ms);
         for (index, term, data) in &start.entries {
             let entry = decode_entry(start.group, *index, *term, data)?;
@@ -149,7 +155,7 @@ impl Group {
         log.hard_state.commit = log.hard_state.commit.min(log.last());
         let raft_config = Config {
             id: config.id.0,
-            // Ticks of the core are an election timeout's parts, and heartbeats are sent from here: both may be tuned.
+            // The core's own clock is not used: see `Group::core_tick`.
             election_tick: CORE_ELECTION_TICKS,
             heartbeat_tick: CORE_ELECTION_TICKS - 1,
             // Elections are started from here, with seeded jitter; never by the core's own random timeout.
@@ -176,6 +182,7 @@ impl Group {
             id: start.group,
             me: config.id,
             node,
+            stored_term,
             in_flight: VecDeque::new(),
             proposals: Vec::new(),
             deadline: patience as u64,
@@ -192,18 +199,6 @@ impl Group {
             batches: VecDeque::new(),
             shown: (Role::Follower, 0, 0),
         })
-    }
-
-    /// A part of the election timeout has passed: the core counts its timeouts in these.
-    pub fn core_tick(&mut self) {
-        self.node.tick();
-    }
-
-    /// A leader tells everybody that it is there.
-    pub fn heartbeat(&mut self) {
-        if self.leads() {
-            self.node.ping();
-        }
     }
 
     /// The tick at which an election is due, unless the leader is heard of before. None for who leads or may not.

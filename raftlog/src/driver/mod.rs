@@ -31,7 +31,7 @@ use bytes::Bytes;
 use raft::eraftpb::MessageType;
 
 use self::{
-    frame::{FrameBuilder, Item},
+    frame::{FrameBuilder, Heartbeat, Item},
     group::{CORE_ELECTION_TICKS, Group, Outbox, Round, Ticks},
     peers::{Moved, Peers},
     random::Random,
@@ -158,9 +158,7 @@ impl Driver {
         let core = (self.config.tuning.election_ticks as u64).div_ceil(CORE_ELECTION_TICKS as u64).max(1);
         if self.tick.is_multiple_of(core) {
             for (place, group) in self.groups.iter_mut().enumerate() {
-                let led = group.leads();
-                group.core_tick();
-                if led || group.leads() {
+                if group.core_tick() {
                     self.dirty.insert(place);
                 }
             }
@@ -192,6 +190,8 @@ impl Driver {
                 }
                 Item::Word(bytes) => self.actions.push(Action::Word { from, group, bytes }),
                 Item::Beat { may_lead } => beat = Some(may_lead),
+                Item::Heartbeats(heartbeats) => self.take_heartbeats(from, heartbeats, ticks),
+                Item::HeartbeatAnswers(answers) => self.take_heartbeat_answers(from, &answers, ticks),
             }
         }
         self.peers.heard(from, beat);
@@ -493,6 +493,40 @@ impl Driver {
             }
             Ok(_) => self.counters.messages_dropped += 1,
             Err(_) => self.counters.frames_malformed += 1,
+        }
+    }
+
+    /// Those of groups that stand as the leader says are answered at once, all others are messages like any other.
+    fn take_heartbeats(&mut self, from: NodeId, mut heartbeats: Vec<Heartbeat>, ticks: Ticks) {
+        heartbeats.retain(|heartbeat| {
+            let Some(group) = self.groups.get_mut(heartbeat.group.0 as usize) else {
+                self.counters.frames_malformed += 1;
+                return false;
+            };
+            let rests = group.rests_under(from, heartbeat, ticks);
+            if !rests {
+                self.dirty.insert(heartbeat.group.0 as usize);
+                let message = group.message(MessageType::MsgHeartbeat, from, heartbeat);
+                group.step(message, ticks, &mut self.counters);
+            }
+            rests
+        });
+        if !heartbeats.is_empty() {
+            self.outbox.add(from, GroupId(0), Item::HeartbeatAnswers(heartbeats));
+        }
+    }
+
+    fn take_heartbeat_answers(&mut self, from: NodeId, answers: &[Heartbeat], ticks: Ticks) {
+        for answer in answers {
+            let Some(group) = self.groups.get_mut(answer.group.0 as usize) else {
+                self.counters.frames_malformed += 1;
+                continue;
+            };
+            if !group.rests_over(from, answer) {
+                self.dirty.insert(answer.group.0 as usize);
+                let message = group.message(MessageType::MsgHeartbeatResponse, from, answer);
+                group.step(message, ticks, &mut self.counters);
+            }
         }
     }
 

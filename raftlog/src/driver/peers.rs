@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Driver, TICK_MS, Tuning,
     detector::{Detector, detector},
-    frame::Item,
+    frame::{HEARTBEATS_PER_ITEM_MAX, Heartbeat, Item},
     group::Ticks,
 };
 use crate::types::{GroupId, NodeId};
@@ -126,6 +126,9 @@ impl Driver {
     pub(super) fn scan(&mut self) {
         let now_ms = self.now_ms;
         for (place, group) in self.groups.iter_mut().enumerate() {
+            if group.wants_snapshot(now_ms) {
+                self.dirty.insert(place);
+            }
             if group.leads() {
                 group.advance_clock(now_ms);
             } else if let Some(due) = group.election_due().filter(|due| *due <= self.tick + super::SCAN_TICKS) {
@@ -134,11 +137,13 @@ impl Driver {
         }
     }
 
-    /// Leaders' heartbeats of all groups and this replica's own beat, one frame to each peer.
+    /// Leaders' heartbeats of all groups and this replica's own beat, one frame to each peer. Those of groups at rest take a
+    /// few bytes each, and the core is not asked.
     pub(super) fn beat(&mut self) {
         let mut peers: Vec<NodeId> = Vec::new();
+        let mut resting: BTreeMap<NodeId, Vec<Heartbeat>> = BTreeMap::new();
         for (place, group) in self.groups.iter_mut().enumerate() {
-            if group.leads() {
+            if group.leads() && !group.rest(&mut resting) {
                 group.heartbeat();
                 self.dirty.insert(place);
             }
@@ -153,6 +158,11 @@ impl Driver {
         let may_lead = self.may_lead && self.willing;
         for peer in peers {
             self.outbox.add(peer, GroupId(0), Item::Beat { may_lead });
+        }
+        for (peer, heartbeats) in resting {
+            for some in heartbeats.chunks(HEARTBEATS_PER_ITEM_MAX) {
+                self.outbox.add(peer, GroupId(0), Item::Heartbeats(some.to_vec()));
+            }
         }
     }
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::{
     action::Rejection,
     entry,
-    frame::{self, FrameBuilder, Item},
+    frame::{self, FrameBuilder, Heartbeat, Item},
 };
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, Index, NodeId, Term};
 
 pub use peer::{peer, peer_seeds};
 
@@ -45,6 +45,8 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
         Item::Refuse { token: 9, reason: Rejection::Overloaded },
         Item::Word(Bytes::from_static(b"word")),
         Item::Beat { may_lead: true },
+        Item::Heartbeats(vec![Heartbeat { group: GroupId(3), term: Term(3), commit: Index(300) }]),
+        Item::HeartbeatAnswers(vec![Heartbeat { group: GroupId(3), term: Term(3), commit: Index(300) }]),
     ];
     let mut builder = FrameBuilder::default();
     for (group, item) in (0..).zip(&items) {

@@ -56,6 +56,7 @@ impl Group {
         while self.in_flight.front().is_some_and(|ready| ready.round <= round) {
             let Some(ready) = self.in_flight.pop_front() else { return };
             self.node.on_persist_ready(ready.number);
+            self.stored_term = ready.term;
             if let Some((index, time_ms)) = ready.restore {
                 self.applied_time_ms = time_ms;
                 actions.push(Action::Restore { group: self.id, index: Index(index) });
@@ -189,6 +190,10 @@ impl Group {
         let committed = ready.take_committed_entries();
         let number = ready.number();
         self.node.advance_append_async(ready);
+        // An answer to a heartbeat says that its term is known, and nothing of entries: it need not wait for those. Else a
+        // disk that stalls would look like a majority that is gone.
+        let term = self.stored_term;
+        now.extend(after.extract_if(.., |message| is_heartbeat_answer(message) && message.term == term));
         for message in &now {
             round.outbox.add_message(self.id, message, round.counters);
         }
@@ -199,7 +204,8 @@ impl Group {
         }
         if store {
             let messages = after;
-            self.in_flight.push_back(InFlight { round: round.persist.round, number, messages, restore });
+            let term = self.node.store().hard_state.term;
+            self.in_flight.push_back(InFlight { round: round.persist.round, number, term, messages, restore });
         } else if let Some(last) = self.in_flight.back_mut() {
             // What needs nothing stored still waits for what is on its way to the disk before it.
             last.number = number;
@@ -295,6 +301,10 @@ impl Group {
             actions.push(Action::Role { group: self.id, role, term, leader });
         }
     }
+}
+
+fn is_heartbeat_answer(message: &Message) -> bool {
+    message.msg_type() == MessageType::MsgHeartbeatResponse
 }
 
 /// A planted bug: each entry but the first is what the one before it should be.

@@ -34,11 +34,20 @@ impl Group {
         }
     }
 
+    /// Whether a snapshot is wanted that the owner could not store before, or that nothing else would bring to mind.
+    pub fn wants_snapshot(&self, now_ms: u64) -> bool {
+        let failed = self.no_snapshot_before_ms > 0 && now_ms >= self.no_snapshot_before_ms;
+        self.taking.is_none() && (failed || self.snapshot_due.is_some())
+    }
+
     /// Asks the owner for its state where the log has grown long, or a follower needs it.
     pub fn ask_for_snapshot(&mut self, actions: &mut Vec<Action>, config: &DriverConfig, now_ms: u64) {
         let log = self.node.store();
         let applied = self.node.raft.raft_log.applied;
-        let busy = self.taking.is_some() || now_ms < self.no_snapshot_before_ms;
+        if now_ms >= self.no_snapshot_before_ms {
+            self.no_snapshot_before_ms = 0;
+        }
+        let busy = self.taking.is_some() || self.no_snapshot_before_ms > 0;
         if busy || (applied <= log.base_index && !log.wanted.get()) {
             return;
         }

@@ -129,7 +129,7 @@ fn answers_that_wait_for_the_disk_are_bounded() {
         entries: vec![entry],
         ..raw(leader, stuck, MessageType::MsgAppend)
     };
-    let beat = Message { term, ..raw(leader, stuck, MessageType::MsgHeartbeat) };
+    let again = Message { entries: Vec::new(), ..append.clone() };
     // Its rounds are never said to be on disk.
     let driver = fleet.driver(stuck);
     driver.handle_frame(leader, &framed(&append));
@@ -138,7 +138,7 @@ fn answers_that_wait_for_the_disk_are_bounded() {
     assert_eq!(persists(driver.poll()), 1);
     let before = driver.counters().messages_dropped;
     for _ in 0..20_000 {
-        driver.handle_frame(leader, &framed(&beat));
+        driver.handle_frame(leader, &framed(&again));
         assert_eq!(persists(driver.poll()), 0);
     }
     let dropped = driver.counters().messages_dropped - before;

@@ -12,6 +12,10 @@ struct Net {
     delay_ms: u64,
     loss_percent: usize,
     silent: BTreeSet<NodeId>,
+    /// Whose disk takes nothing, and the last round that it was given.
+    stalled: BTreeMap<NodeId, u64>,
+    /// Messages of Raft that were sent.
+    messages: u64,
     random: Random,
 }
 
@@ -31,6 +35,8 @@ impl Net {
             delay_ms: 0,
             loss_percent: 0,
             silent: BTreeSet::new(),
+            stalled: BTreeMap::new(),
+            messages: 0,
             random: Random::new(7),
         }
     }
@@ -65,10 +71,13 @@ impl Net {
 
     fn carry_out(&mut self, id: NodeId, action: Action) {
         match action {
-            Action::Persist { round, .. } => {
-                self.drivers.get_mut(&id).unwrap().handle_persisted(round);
-            }
+            Action::Persist { round, .. } => match self.stalled.get_mut(&id) {
+                Some(last) => *last = round,
+                None => self.drivers.get_mut(&id).unwrap().handle_persisted(round),
+            },
             Action::Send { to, frame } => {
+                let items = frame::decode(&frame).unwrap();
+                self.messages += items.iter().filter(|(_, item)| matches!(item, Item::Raft(_))).count() as u64;
                 let lost = self.random.up_to(99) < self.loss_percent;
                 if !lost && !self.silent.contains(&id) && !self.silent.contains(&to) {
                     self.sequence += 1;
@@ -88,6 +97,86 @@ impl Net {
     fn highest_term(&self) -> u64 {
         self.drivers.values().map(|driver| driver.status(GROUP).unwrap().term.0).max().unwrap()
     }
+}
+
+#[test]
+fn groups_at_rest_keep_their_leaders_without_messages_of_their_own() {
+    let mut net = Net::new(3, 100, &Tuning::default());
+    net.run(1000);
+    let leaders: Vec<NodeId> = (0..100).map(|group| net.leader(group).unwrap()).collect();
+    let terms = |net: &Net| -> Vec<Term> {
+        (0..100).map(|group| net.drivers[&NodeId(1)].status(GroupId(group)).unwrap().term).collect()
+    };
+    let (before, terms_before) = (net.messages, terms(&net));
+    net.run(1000);
+    assert_eq!(net.messages, before, "nothing but heartbeats and their answers");
+    assert_eq!((0..100).map(|group| net.leader(group).unwrap()).collect::<Vec<_>>(), leaders);
+    assert_eq!(terms(&net), terms_before);
+    // Whoever hears no answer any more leads no more, and the others lead.
+    let lonely = leaders[1];
+    net.silent.insert(lonely);
+    net.run(100);
+    assert!((0..100).all(|group| !net.drivers[&lonely].leads(GroupId(group))), "no majority answers it");
+    assert!((0..100).all(|group| net.leader(group).is_some()), "a majority goes on");
+    // Back again, it follows, and all is at rest.
+    net.silent.clear();
+    net.run(1000);
+    let before = net.messages;
+    net.run(100);
+    assert_eq!(net.messages, before);
+}
+
+#[test]
+fn a_heartbeat_at_rest_is_answered_only_by_who_stands_as_it_says() {
+    let mut net = Net::new(3, 2, &Tuning { spread: false, ..Tuning::default() });
+    net.run(200);
+    let leader = net.leader(1).unwrap();
+    let follower = *net.drivers.keys().find(|id| **id != leader).unwrap();
+    let status = net.drivers[&leader].status(GroupId(1)).unwrap();
+    let said = Heartbeat { group: GroupId(1), term: status.term, commit: status.committed };
+    let mut answers = |heartbeat: Heartbeat| {
+        let mut builder = FrameBuilder::default();
+        builder.add(GroupId(0), &Item::Heartbeats(vec![heartbeat]));
+        let driver = net.drivers.get_mut(&follower).unwrap();
+        driver.handle_frame(leader, &builder.finish()[0]);
+        let sent = driver.poll().into_iter().filter_map(|action| match action {
+            Action::Send { frame, .. } => Some(frame::decode(&frame).unwrap()),
+            _ => None,
+        });
+        sent.flatten().filter(|(_, item)| matches!(item, Item::HeartbeatAnswers(_))).count()
+    };
+    assert_eq!(answers(said), 1);
+    assert_eq!(answers(Heartbeat { term: Term(said.term.0 - 1), ..said }), 0, "of an older term");
+    assert_eq!(answers(Heartbeat { commit: Index(said.commit.0 - 1), ..said }), 0, "of another commit index");
+    assert_eq!(answers(Heartbeat { group: GroupId(2), ..said }), 0, "of no group");
+    assert_eq!(answers(Heartbeat { term: Term(said.term.0 + 1), ..said }), 0, "of a term that is not on disk");
+}
+
+#[test]
+fn a_majority_of_disks_that_stall_does_not_depose_the_leader() {
+    let mut net = Net::new(3, 1, &Tuning { spread: false, ..Tuning::default() });
+    net.run(200);
+    let leader = net.leader(0).unwrap();
+    let term = net.highest_term();
+    let followers: Vec<NodeId> = net.drivers.keys().copied().filter(|id| *id != leader).collect();
+    net.stalled = followers.iter().map(|id| (*id, 0)).collect();
+    let propose = |net: &mut Net, token| {
+        net.drivers.get_mut(&leader).unwrap().propose(GROUP, token, Bytes::from_static(b"x"));
+    };
+    let committed = |net: &Net| net.drivers[&leader].status(GROUP).unwrap().committed;
+    let before = committed(&net);
+    for token in 0..20 {
+        propose(&mut net, token);
+        net.run(20);
+    }
+    assert_eq!((net.leader(0), net.highest_term()), (Some(leader), term), "everybody hears of it");
+    assert_eq!(committed(&net), before, "nothing is acknowledged that is not stored");
+    for (id, round) in std::mem::take(&mut net.stalled) {
+        net.drivers.get_mut(&id).unwrap().handle_persisted(round);
+    }
+    net.run(10);
+    assert_eq!(committed(&net), Index(before.0 + 20));
+    assert_eq!(net.highest_term(), term);
 }
 
 #[test]
