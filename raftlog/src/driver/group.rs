@@ -220,7 +220,8 @@ impl Group {
         // others are.
         let wait = RETRY_TICKS << self.attempts.min(RETRIES_DOUBLED);
         self.attempts = self.attempts.saturating_add(1);
-        self.deadline = tick + (wait + random.up_to(wait)) as u64;
+        let turn = self.turn_after(NodeId(INVALID_ID)) * wait;
+        self.deadline = tick + (wait + turn + random.up_to(wait / 2)) as u64;
         counters.elections += 1;
         // It fails only for what was checked by the caller.
         drop(self.node.campaign());
@@ -351,6 +352,16 @@ impl Group {
         voters.get(place).map(|id| NodeId(*id))
     }
 
+    /// How many voters come before this one in following `gone`: another order in each group, and the same everywhere.
+    pub fn turn_after(&self, gone: NodeId) -> usize {
+        let mut others = self.node.store().members.voters.clone();
+        others.retain(|id| *id != gone.0);
+        others.sort_unstable();
+        let first = (self.id.0 as usize).checked_rem(others.len()).unwrap_or_default();
+        others.rotate_left(first);
+        others.iter().position(|id| *id == self.me.0).unwrap_or_default().min(TURNS_MAX)
+    }
+
     /// A voter other than this replica that has nearly the whole log, drawn by `number`.
     pub fn any_heir(&self, number: u64) -> Option<NodeId> {
         let mut voters = self.node.store().members.voters.clone();
@@ -471,8 +482,11 @@ const READS_PER_ROUND_MAX: usize = 16_384;
 /// Who lost an election asks again after so many ticks and up to as many of jitter, at first.
 const RETRY_TICKS: usize = 10;
 
+/// Nobody waits for more than so many others.
+const TURNS_MAX: usize = 4;
+
 /// That wait doubles so many times.
-const RETRIES_DOUBLED: u32 = 4;
+const RETRIES_DOUBLED: u32 = 3;
 
 /// A leader hands over by itself only to one whose log is known to be so few entries behind.
 const HEIR_WITHIN: u64 = 1000;

@@ -176,7 +176,8 @@ impl Driver {
 
     pub(super) fn lose_leader(&mut self, peer: NodeId) {
         for (place, group) in self.groups.iter_mut().enumerate() {
-            let deadline = self.tick + 1 + self.random.up_to(GONE_JITTER_TICKS) as u64;
+            let turn = group.turn_after(peer) * GONE_TURN_TICKS + self.random.up_to(GONE_JITTER_TICKS);
+            let deadline = self.tick + 1 + turn as u64;
             if group.lose_leader(peer, deadline) {
                 self.elections.insert((deadline, place));
                 self.dirty.insert(place);
@@ -239,8 +240,12 @@ impl Driver {
 /// Time between two ticks that goes beyond this does not count: this process did not run.
 const STEP_MS_MAX: u64 = 50;
 
-/// Jitter before the election that follows a leader whose process is gone, or seems so.
-const GONE_JITTER_TICKS: usize = 3;
+/// Those who could follow a leader whose process is gone, or seems so, ask for votes one after the other, so many ticks
+/// apart: who asks at the same time as another splits the votes.
+const GONE_TURN_TICKS: usize = 3;
+
+/// Jitter before each of them.
+const GONE_JITTER_TICKS: usize = 1;
 
 /// Leaderships are handed only to who has been there for so long.
 const STEADY_MS: u64 = 3000;

@@ -322,3 +322,23 @@ fn leaders_are_shuffled_where_chaos_is_wanted_and_settings_change_while_it_runs(
     let moved: u64 = net.drivers.values().map(|driver| driver.counters().leaders_moved).sum();
     assert!(moved >= 20, "{moved}");
 }
+#[test]
+fn whoever_follows_a_dead_leader_does_not_split_the_votes() {
+    for (delay_ms, most_ms) in [(1, 400), (20, 1000), (100, 5000)] {
+        for seed in 0..50 {
+            let mut net = Net::new(3, 4, &Tuning { spread: false, ..Tuning::default() });
+            for (id, driver) in &mut net.drivers {
+                driver.random = Random::new(seed * 1000 + id.0);
+            }
+            net.delay_ms = delay_ms;
+            net.run(700);
+            net.silent.insert(net.leader(0).unwrap());
+            let began = net.now_ms;
+            while net.leader(0).is_none() {
+                net.run(1);
+                let ms = net.now_ms - began;
+                assert!(ms < most_ms, "seed {seed}, messages that take {delay_ms} ms: nobody leads after {ms} ms");
+            }
+        }
+    }
+}
