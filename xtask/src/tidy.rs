@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("replica", &["flow", "raftlog"]),
     ("proxy", &["flow", "api", "raftlog", "replica"]),
     ("loadtest", &["flow", "api"]),
+    ("benches", &["raftlog"]),
     ("xtask", &[]),
 ];
 
