@@ -17,6 +17,8 @@ pub mod tally;
 pub mod tuning;
 pub mod view;
 
+pub mod tuple;
+
 pub mod plant;
 
 pub use command::{
