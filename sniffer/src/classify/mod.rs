@@ -95,7 +95,8 @@ fn tcp(bytes: &[u8], ports: (u16, u16)) -> Verdict {
     if let Some(verdict) = dns::over_tcp(bytes, ports) {
         return verdict;
     }
-    plain::examine(bytes, ports).unwrap_or(Verdict::More)
+    // STUN goes over TCP as well, as it is (RFC 8489, section 6.2.2).
+    plain::examine(bytes, ports).or_else(|| udp::stun(bytes)).unwrap_or(Verdict::More)
 }
 
 const TCP: u8 = 6;

@@ -16,6 +16,13 @@ pub fn examine(bytes: &[u8], (source, destination): (u16, u16)) -> Option<Verdic
     if begins(b"AMQP\x00") || begins(b"AMQP\x01") || begins(b"AMQP\x02") || begins(b"AMQP\x03") {
         return sure(App::Amqp);
     }
+    // A frame of AMQP 0-9-1: a known type, a length that fits, and its end.
+    if let [1..=3 | 8, _, _, 0, a, b, c, rest @ ..] = bytes {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        if rest.get(length) == Some(&0xce) {
+            return sure(App::Amqp);
+        }
+    }
     if begins(b"\xffSMB") || bytes.get(4..8).is_some_and(|magic| matches!(magic, b"\xffSMB" | b"\xfeSMB")) {
         return sure(App::Smb);
     }

@@ -47,7 +47,7 @@ fn sure(app: App) -> Option<Verdict> {
 }
 
 /// STUN (RFC 8489): the cookie, and a length that fits; older ones (RFC 3489) have no cookie but whole attributes.
-fn stun(datagram: &[u8]) -> Option<Verdict> {
+pub fn stun(datagram: &[u8]) -> Option<Verdict> {
     let (header, attributes) = datagram.split_first_chunk::<20>()?;
     let kind = u16::from_be_bytes([header[0], header[1]]);
     let length = usize::from(u16::from_be_bytes([header[2], header[3]]));

@@ -49,7 +49,7 @@ impl Link {
 }
 
 /// Most layers below IP: more are no network, but a trap.
-const LAYERS_MAX: usize = 32;
+const LAYERS_MAX: usize = 256;
 
 /// The outermost VLAN id, and the bytes from the IP header on.
 #[inline]
@@ -73,8 +73,11 @@ pub fn network(link: Link, frame: &[u8]) -> Result<(Option<u16>, &[u8]), Skip> {
             ethertype(u16::from_be_bytes([header[0], header[1]]), rest)
         }
         Link::Ppp => {
-            let frame = frame.strip_prefix(&[0xff, 3]).unwrap_or(frame);
-            ppp(frame)
+            // Routers of Cisco send HDLC of their own over such links (address 0x0f, or 0x8f to all).
+            if let [0x0f | 0x8f, 0, high, low, rest @ ..] = frame {
+                return ethertype(u16::from_be_bytes([*high, *low]), rest);
+            }
+            ppp(frame.strip_prefix(&[0xff, 3]).unwrap_or(frame))
         }
         Link::CiscoHdlc => {
             let (header, rest) = take::<4>(frame)?;
