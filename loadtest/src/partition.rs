@@ -135,6 +135,9 @@ pub async fn perform(wire: Wire, plan: &Plan, say: &dyn Fn(String)) -> Result<Re
     let Digests { differences, compared, .. } = std::mem::take(&mut *stage.digests.lock().await);
     report.reasons.extend(differences);
     report.compared = compared;
+    if compared == 0 {
+        report.reasons.push("tables of two instances were never compared".to_owned());
+    }
     // A control is not meant to hold.
     if plan.keep || plan.reads == Reads::Linearizable && !report.passed() {
         hosts.place.keep()?;
@@ -235,6 +238,9 @@ fn judge(row: &mut Row) {
     reasons.extend(row.notes.odd.iter().take(ODD_SHOWN).cloned());
     if odd > ODD_SHOWN {
         reasons.push(format!("and {} more answers of that kind", odd - ODD_SHOWN));
+    }
+    if row.choices.compared == 0 {
+        reasons.push("no client of the pool was given a server by two instances".to_owned());
     }
     if row.choices.split > 0 {
         reasons.push(format!("{} new clients were given two servers", row.choices.split));
