@@ -53,14 +53,15 @@ impl Wire {
         let clients = Namespace::create().map_err(failed())?;
         let wire = Wire { hub, hosts, nft };
         match wire.join(&ip, &clients).and_then(|()| feed(&wire.hub, &wire.nft, &["-f", "-"], RULES)) {
-            // A kernel without bridges or without nft.
-            Err(Error::Fleet(reason)) => return Ok(Laid::Not(reason)),
+            Err(Error::Fleet(reason)) if is_lacking(&reason) => return Ok(Laid::Not(reason)),
             joined => joined?,
         }
+        wire.address(&ip, &clients)?;
         clients.go().map_err(Error::io("moving to the clients' network"))?;
         Ok(Laid::Here(wire))
     }
 
+    /// Makes the bridge and plugs all hosts in.
     fn join(&self, ip: &Path, clients: &Namespace) -> Result<()> {
         let all = self.hosts.iter().chain(std::iter::once(clients));
         let mut lines = "link add hub type bridge\nlink set hub up\n".to_owned();
@@ -68,7 +69,11 @@ impl Wire {
             lines += &format!("link add port{number} type veth peer name eth0 netns {}\n", host.path());
             lines += &format!("link set port{number} master hub up\n");
         }
-        feed(&self.hub, ip, &["-batch", "-"], &lines)?;
+        feed(&self.hub, ip, &["-batch", "-"], &lines)
+    }
+
+    /// Gives all hosts their addresses.
+    fn address(&self, ip: &Path, clients: &Namespace) -> Result<()> {
         for (number, host) in (0..).zip(&self.hosts) {
             let lines = format!(
                 "addr add {}/24 dev eth0\nlink set eth0 up\nroute add {VISITORS} via {CLIENTS}\n",
@@ -131,6 +136,12 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
+/// Whether the kernel or the system says that it has no bridges, no pairs of interfaces or no nft, or not for this user. All
+/// else that `ip` and `nft` may say at the first set-up is a failure.
+fn is_lacking(said: &str) -> bool {
+    LACKING.iter().any(|words| said.contains(words))
+}
+
 /// Runs a program in a namespace with this input.
 fn feed(place: &Namespace, program: &Path, arguments: &[&str], input: &str) -> Result<()> {
     let failed = || Error::io(format!("running {}", program.display()));
@@ -165,4 +176,38 @@ const RULES: &str = "table bridge wire {
     }
 }
 ";
+/// What `ip` and `nft` say of a kernel without bridges, veth, nft or its family of bridges, and of a user who may not.
+const LACKING: [&str; 7] = [
+    "Operation not permitted",
+    "Permission denied",
+    "Operation not supported",
+    "Protocol not supported",
+    "not supported by protocol",
+    "Unknown device type",
+    "Could not process rule: No such file or directory",
+];
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_system_lacks_excuses_a_run() {
+        for said in [
+            "/usr/sbin/ip: RTNETLINK answers: Operation not supported\nCommand failed -:1",
+            "/usr/sbin/ip: Error: Unknown device type.\nCommand failed -:1",
+            "/usr/sbin/nft: netlink: Error: cache initialization failed: Protocol not supported",
+            "/usr/sbin/nft: /dev/stdin:1:1-9: Error: Could not process rule: No such file or directory",
+        ] {
+            assert!(is_lacking(said), "{said}");
+        }
+        for said in [
+            "/usr/sbin/ip: RTNETLINK answers: File exists\nCommand failed -:3",
+            "/usr/sbin/ip: Cannot find device \"eth0\"\nCommand failed -:1",
+            "/usr/sbin/nft: /dev/stdin:3:5-9: Error: syntax error, unexpected string",
+        ] {
+            assert!(!is_lacking(said), "{said}");
+        }
+    }
+}
