@@ -8,7 +8,6 @@ pub mod history;
 pub mod hosts;
 pub mod linear;
 pub mod phases;
-pub mod place;
 pub mod report;
 pub mod wire;
 
@@ -27,11 +26,11 @@ use self::history::{Deed, Operation};
 use self::hosts::{Hosts, Server, wait_until};
 use self::linear::Verdict;
 use self::phases::{Phase, Stage};
-use self::place::Place;
 use self::wire::Wire;
 use crate::chance::Chance;
 use crate::error::Result;
 use crate::farm::Farm;
+use crate::fleet::place::Place;
 use crate::moment::{Clock, Moment};
 
 /// What is to be run.

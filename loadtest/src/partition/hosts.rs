@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::place::Place;
 use super::wire::{self, Wire};
 use crate::error::{Error, Result};
+use crate::fleet::place::Place;
 use crate::fleet::process::Process;
 use crate::http::{self, Lost, Response};
 
