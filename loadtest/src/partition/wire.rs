@@ -41,8 +41,8 @@ impl Wire {
     /// before other threads are started.
     pub fn lay(instances: u8) -> Result<Laid> {
         let not = |program, package| Ok(Laid::Not(format!("{program} is not installed: apt-get install {package}")));
-        let Some(ip) = program("ip") else { return not("ip", "iproute2") };
-        let Some(nft) = program("nft") else { return not("nft", "nftables") };
+        let Some(ip) = process::in_path("ip") else { return not("ip", "iproute2") };
+        let Some(nft) = process::in_path("nft") else { return not("nft", "nftables") };
         if !lab::enter_to_build().map_err(Error::io("entering a network namespace"))? {
             return Ok(Laid::Not("this user gets no network namespaces here".to_owned()));
         }
@@ -129,13 +129,6 @@ pub fn visitor(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, high, low)
 }
 
-/// A program in PATH or where system programs are, which not every user's PATH names.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = SYSTEM_FOLDERS.map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
 /// Whether the kernel or the system says that it has no bridges, no pairs of interfaces or no nft, or not for this user. All
 /// else that `ip` and `nft` may say at the first set-up is a failure.
 fn is_lacking(said: &str) -> bool {
@@ -166,7 +159,6 @@ pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
 /// The addresses of clients that come once.
 const VISITORS: &str = "10.78.0.0/16";
-const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 const TABLE: &str = "wire";
 const RULES: &str = "table bridge wire {
     set lost { type ipv4_addr . ipv4_addr; }
