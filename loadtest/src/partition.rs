@@ -280,3 +280,36 @@ const NOT_LINEARIZABLE: &str = "is not linearizable";
 const SERVERS: [(&str, u16); 3] = [("s1", 8887), ("s2", 8888), ("s3", 8889)];
 /// Answers that no instance may give, as far as they are shown.
 const ODD_SHOWN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(phase: &str, reasons: &[&str]) -> Row {
+        let phase = phases::PHASES.into_iter().find(|one| one.name == phase).unwrap();
+        let reasons = reasons.iter().map(|reason| (*reason).to_owned()).collect();
+        Row { phase, lasted: Duration::ZERO, notes: Notes::default(), choices: Choices::default(), reasons }
+    }
+
+    #[test]
+    fn a_control_passes_by_what_it_catches_where_ways_are_cut_only() {
+        let stale = format!("k {NOT_LINEARIZABLE}");
+        let mut report = Report { rows: Vec::new(), reasons: Vec::new(), compared: 1, files: None };
+        for phase in ["calm", "kill", "pause", "rolling"] {
+            report.rows.push(row(phase, &[&stale]));
+        }
+        assert!(!report.is_good(Reads::Local));
+        report.rows.push(row("cut-leader", &["3 choices were refused"]));
+        assert!(!report.is_good(Reads::Local));
+        report.rows.push(row("deaf-leader", &[&stale]));
+        assert!(report.is_good(Reads::Local) && !report.is_good(Reads::Linearizable));
+    }
+
+    #[test]
+    fn a_phase_in_which_nothing_was_compared_fails() {
+        let mut silent = row("calm", &[]);
+        judge(&mut silent);
+        let wanted = ["no change was acknowledged", "no client of the pool was given a server by two instances"];
+        assert_eq!(silent.reasons, wanted);
+    }
+}
