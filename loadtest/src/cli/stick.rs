@@ -10,6 +10,7 @@ use loadtest::chance::Chance;
 use loadtest::demo;
 use loadtest::error::{Error, Result};
 use loadtest::fleet::haproxy::HaProxy;
+use loadtest::fleet::process::in_path;
 use loadtest::fleet::rocinante::Rocinante;
 use loadtest::fleet::site::Site;
 use loadtest::fleet::{Fleet, Server};
@@ -148,13 +149,6 @@ pub fn binary(named: Option<&Path>) -> Result<PathBuf> {
         path.ok_or_else(|| Error::Usage("found no rocinante beside loadtest or in PATH: give --bin".to_owned()))?;
     // The fleet runs in a directory of its own.
     std::path::absolute(&path).map_err(Error::io(path.display().to_string()))
-}
-
-/// A program in PATH or where system programs are, which not every user's PATH names.
-pub fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// A product that can be judged, with its binary.

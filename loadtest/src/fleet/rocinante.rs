@@ -84,16 +84,9 @@ impl Fleet for Rocinante {
     }
 
     async fn terminate(&self, instance: InstanceId) -> Result<()> {
-        let Some(mut process) = self.hosts.take(instance).await? else { return Ok(()) };
-        process.signal(Signal::TERM)?;
-        match process.wait(TERMINATE_DEADLINE).await {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(Error::Fleet(format!("{} left on SIGTERM with {status}", label_of(instance)))),
-            None => {
-                process.kill().await?;
-                let limit = TERMINATE_DEADLINE.as_secs();
-                Err(Error::Fleet(format!("{} did not leave within {limit} s of SIGTERM", label_of(instance))))
-            }
+        match self.hosts.take(instance).await? {
+            Some(process) => process.terminate(&label_of(instance), TERMINATE_DEADLINE).await,
+            None => Ok(()),
         }
     }
 
@@ -203,7 +196,7 @@ pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server]) -> String
 }
 
 /// The product's own limit, `drain_timeout`, plus time to write its log.
-const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
+pub const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const REST_DEADLINE: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "pool.toml";

@@ -243,9 +243,8 @@ impl Node {
                     return Ok(serde_json::json!({ "error": "the change cannot be taken now" }));
                 }
             }
-            Order::Snapshot => self.driver.request_snapshot(GroupId(0), Index(u64::MAX)),
             Order::Look => return Ok(self.look()),
-            Order::Mark => return self.mark(),
+            Order::Mark => return Ok(self.mark()),
         }
         Ok(serde_json::json!({}))
     }
