@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -274,6 +275,29 @@ fn without_anybody_to_ask_it_says_so() {
     let ran = run_with(&format!("status --endpoint {closed}"), None, Path::new("none"));
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("no instance answers") && ran.err.contains(&closed), "{}", ran.err);
+}
+
+#[test]
+fn a_backup_is_written_to_a_new_file_of_its_own() {
+    let instance = Instance::start();
+    let path = |name: &str| std::env::temp_dir().join(format!("rocinante-cli-backup-{}{name}", std::process::id()));
+    let (file, staged, elsewhere) = (path(""), path(".new"), path("-elsewhere"));
+    std::fs::write(&elsewhere, "theirs").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    // What this instance sends is no backup, so what came of it stays beside.
+    refused(&instance, &format!("snapshot save {}", file.display()), ".new");
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "theirs");
+    let made = std::fs::symlink_metadata(&staged).unwrap();
+    assert!(made.is_file() && made.permissions().mode() & 0o777 == 0o600, "{made:?}");
+    // Left behind with a mode that others can read, it is not used again.
+    std::fs::set_permissions(&staged, PermissionsExt::from_mode(0o644)).unwrap();
+    refused(&instance, &format!("snapshot save {}", file.display()), ".new");
+    assert_eq!(std::fs::metadata(&staged).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!file.exists());
+    for made in [staged, elsewhere] {
+        std::fs::remove_file(made).unwrap();
+    }
+    instance.stop();
 }
 
 #[test]
