@@ -117,9 +117,10 @@ fn pins() {
     let instance = Instance::start();
     let get = "\
 CLIENT      SERVER  ADDRESS         STATE    EXPIRES IN  EPOCH  REVISION
-127.64.0.7  s1      127.0.0.1:8887  settled       1799s      1         1
+127.64.0.7  s1      127.0.0.1:8887  settled     29m 59s      1         1
 ";
     check(&instance, "pin get web 127.64.0.7", get);
+    assert_eq!(run(&instance, "pin get web 127.64.0.7 --json").json()["expires_in_ms"], 1_799_400);
     check(&instance, "pin delete web 127.64.0.7", "removed the pin of 127.64.0.7 in pool web (index 2, epoch 1)\n");
     refused(&instance, "pin get web 127.64.0.7", "has no pin");
     let all = run(&instance, "pin list web --json").json();

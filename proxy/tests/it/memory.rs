@@ -547,6 +547,6 @@ fn pin(client: IpAddr) -> Pin {
         state: PinState::Settled,
         epoch: Epoch(1),
         revision: Revision(1),
-        expires_in_ms: 1_799_000,
+        expires_in_ms: 1_799_400,
     }
 }
