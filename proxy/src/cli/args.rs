@@ -50,16 +50,38 @@ pub enum Command {
         reach: Reach,
     },
     /// List, add, remove, drain or enable servers of a pool
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante server list web\n  rocinante server add web s5 127.0.0.1:8891 --weight 50\n  \
+            rocinante server drain web s5            before it goes: its clients stay, new ones go elsewhere\n  \
+            rocinante server remove web s5"
+    )]
     Server(ServerCommand),
     /// See or remove the pins of clients
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante pin list web\n  rocinante pin get web 192.0.2.7\n  \
+            rocinante pin delete web 192.0.2.7       it is assigned anew when it next comes"
+    )]
     Pin(PinCommand),
     /// Read and write the fleet's key-value store
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante kv put color blue\n  rocinante kv get color --consistency linearizable\n  \
+            rocinante kv list config/\n  rocinante kv delete color"
+    )]
     Kv(KvCommand),
     /// List, add, remove or promote instances, or hand over the leadership
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante member list\n  rocinante member add d 192.0.2.4\n  \
+            rocinante member promote d               once it is ready\n  rocinante member transfer b\n  \
+            rocinante member remove d"
+    )]
     Member(MemberCommand),
     /// Show or change how elections are driven, while the fleet runs
     #[command(
@@ -71,10 +93,20 @@ pub enum Command {
     )]
     Tune(TuneArgs),
     /// Back the fleet's tables up, look into a backup, or begin a new fleet with one
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante snapshot save fleet.backup\n  rocinante snapshot inspect fleet.backup\n  \
+            rocinante snapshot restore fleet.backup --instance a"
+    )]
     Snapshot(SnapshotCommand),
     /// Make the fleet's certificates
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante pki init --fleet test          once\n  \
+            rocinante pki issue --fleet test a       for each instance"
+    )]
     Pki(PkiCommand),
 }
 
