@@ -170,7 +170,7 @@ impl Node {
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let snapshot_bytes_per_second = NonZeroU64::new(config.fleet.limits.max_snapshot_rate);
         let options = Options { tls, local_address: Some(own), snapshot_bytes_per_second, ..Options::default() };
-        let inbox = Arc::new(NetInbox(inputs.clone()));
+        let inbox = Arc::new(NetInbox { inputs: inputs.clone(), shared: Arc::clone(&shared) });
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());
         let fleet = Fleet {

@@ -180,6 +180,28 @@ fn an_instance_that_starts_or_stops_is_unavailable() {
 }
 
 #[test]
+fn an_instance_is_cut_off_only_if_that_is_so() {
+    let fixture = Fixture::starting();
+    let error = fixture.runtime.block_on(fixture.fleet.set_grpc(false)).unwrap_err();
+    assert_eq!(error.reason(), "unavailable", "{error}");
+    assert!(!fixture.fleet.is_cut_off() && fixture.inputs.try_recv().is_err());
+
+    let Fixture { runtime, fleet, inputs } = Fixture::started();
+    for _ in 0..64 {
+        fleet.inner.inputs.try_send(Input::HandOver(None)).unwrap();
+    }
+    let error = runtime.block_on(fleet.set_grpc(false)).unwrap_err();
+    assert_eq!(error.reason(), "overloaded", "{error}");
+    assert_eq!(inputs.try_iter().count(), 64);
+    for open in [false, true] {
+        runtime.block_on(fleet.set_grpc(open)).unwrap();
+        assert!(matches!(inputs.try_recv(), Ok(Input::FollowPeers)), "the links are still as they were");
+        assert_eq!(fleet.is_cut_off(), !open);
+    }
+    assert_eq!(fleet.events(0, 10).len(), 2, "one event for each change");
+}
+
+#[test]
 fn keys_come_in_pages_of_bounded_size() {
     let fixture = Fixture::starting();
     let mut table = ControlTable::default();
