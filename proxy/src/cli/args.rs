@@ -110,6 +110,46 @@ pub enum Command {
     Pki(PkiCommand),
 }
 
+impl Command {
+    /// Whether a script wants to read the answer.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Check { .. } | Self::Pki(_) | Self::Snapshot(SnapshotCommand::Restore { .. }) => false,
+            Self::Snapshot(SnapshotCommand::Inspect { json, .. }) => *json,
+            Self::Apply(ApplyArgs { reach, .. })
+            | Self::Status { reach }
+            | Self::Tune(TuneArgs { reach, .. })
+            | Self::Snapshot(SnapshotCommand::Save { reach, .. })
+            | Self::Server(
+                ServerCommand::List { reach, .. }
+                | ServerCommand::Add { reach, .. }
+                | ServerCommand::Remove(ServerArgs { reach, .. })
+                | ServerCommand::Drain(ServerArgs { reach, .. })
+                | ServerCommand::Enable(ServerArgs { reach, .. }),
+            )
+            | Self::Pin(
+                PinCommand::List { reach, .. } | PinCommand::Get { reach, .. } | PinCommand::Delete { reach, .. },
+            )
+            | Self::Kv(
+                KvCommand::Get { reach, .. }
+                | KvCommand::Put { reach, .. }
+                | KvCommand::Delete { reach, .. }
+                | KvCommand::OpenSession { reach }
+                | KvCommand::CloseSession { reach, .. }
+                | KvCommand::List { reach, .. },
+            )
+            | Self::Member(
+                MemberCommand::List { reach }
+                | MemberCommand::Add { reach, .. }
+                | MemberCommand::Remove(MemberArgs { reach, .. })
+                | MemberCommand::Promote(MemberArgs { reach, .. })
+                | MemberCommand::Events { reach }
+                | MemberCommand::Transfer(MemberArgs { reach, .. }),
+            ) => reach.json,
+        }
+    }
+}
+
 /// `rocinante run`
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct RunArgs {
@@ -147,7 +187,7 @@ pub struct Reach {
     /// An instance's REST port; may be given more than once [default: all instances of conf/pool.toml]
     #[arg(long = "endpoint", value_name = "HOST:REST")]
     pub endpoints: Vec<Endpoint>,
-    /// Print JSON for scripts
+    /// Print JSON for scripts; errors too, on standard error
     #[arg(long)]
     pub json: bool,
 }

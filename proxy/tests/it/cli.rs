@@ -213,6 +213,34 @@ fn errors_say_what_and_why_on_standard_error() {
 }
 
 #[test]
+fn errors_are_json_where_the_answer_would_be() {
+    let instance = Instance::start();
+    let failed = |line: &str| {
+        let ran = run_with(line, None, Path::new("/nonexistent/pool.toml"));
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{line}: {ran:?}");
+        assert_eq!(ran.err.lines().count(), 1, "{line}: {ran:?}");
+        serde_json::from_str::<Value>(&ran.err).unwrap_or_else(|error| panic!("{line}: {error}: {ran:?}"))
+    };
+    let endpoint = format!("--endpoint {}", instance.rest);
+    // As the instance said it.
+    for (line, path) in [("kv get nothing", "/kv/nothing"), ("pin get web 10.0.0.1", "/pins/web/10.0.0.1")] {
+        let told = failed(&format!("{line} --json {endpoint}"));
+        assert_eq!(told, instance.ask(&format!("GET {path}"), "").json(), "{line}");
+    }
+    let wrong = failed(&format!("tune --heartbeat 1 --json {endpoint}"));
+    assert_eq!((&wrong["reason"], &wrong["retry"]), (&json!("invalid"), &json!("never")));
+    let alone = failed(&format!("status --json --endpoint {}", closed_port()));
+    assert_eq!((&alone["reason"], &alone["retry"]), (&json!("unreachable"), &json!("later")));
+    assert!(alone["error"].as_str().unwrap().starts_with("no instance answers\n"), "{alone}");
+    for line in ["member list --json", "apply --json --config /nonexistent/pool.toml", "snapshot inspect none --json"] {
+        let local = failed(line);
+        assert_eq!(local["reason"], "failed", "{line}: {local}");
+        assert!(local["hint"].is_string() && local["retry"].is_string(), "{line}: {local}");
+    }
+    instance.stop();
+}
+
+#[test]
 fn usage_errors_and_help_have_their_own_status() {
     let usage = |line: &str| {
         let ran = run_with(line, None, Path::new("none"));
