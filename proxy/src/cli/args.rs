@@ -89,7 +89,9 @@ pub enum Command {
         rocinante tune --heartbeat 100 --election 600  for a slow network; the others stay\n  \
         rocinante tune --detector fixed:1000\n  rocinante tune --shuffle 2000                  chaos: leaders change all the time\n  \
         rocinante tune --reset                         back to the configuration\n\n\
-        Settings are committed: every instance goes by them as soon as it hears of them, also after a restart."
+        Settings are committed: every instance goes by them as soon as it hears of them, also after a restart.\n\
+        All of them are: what is not named stays as it was committed or, while nothing is committed, as the configuration of\n\
+        the instance asked has it. Of two changes at the same time the later one counts, as a whole."
     )]
     Tune(TuneArgs),
     /// Back the fleet's tables up, look into a backup, or begin a new fleet with one

@@ -6,13 +6,19 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use flow::{InstanceId, PinTable};
+use flow::{InstanceId, PinTable, Tuning};
 use raftlog::types::State;
 use replica::{ControlState, PinState, backup};
 use tracing::warn;
 
 use super::{fleet::Fleet, input::Input};
-use crate::control::{BackupWriter, ControlError, Event, EventKind, Result};
+use crate::control::{BackupWriter, Configured, ControlError, Event, EventKind, Result};
+
+impl Configured for Fleet {
+    fn configured_tuning(&self) -> Tuning {
+        self.inner.configured
+    }
+}
 
 impl Fleet {
     pub(super) fn events_after(&self, after: u64, limit: usize) -> Vec<Event> {

@@ -25,11 +25,11 @@ use tokio_stream::Stream;
 use tracing::debug;
 
 use super::{
-    extract::{InPath, InQuery, JsonBody},
+    extract::{InPath, InQuery, JsonBody, ReadQuery},
     failure::Failure,
     json::AppliedJson,
 };
-use crate::control::{BackupWriter, Control, ControlError, Event, check::page_rows};
+use crate::control::{BackupWriter, Consistency, Control, ControlError, Event, check::page_rows};
 
 /// `/events`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,8 @@ pub enum DetectorJson {
 pub struct TuningReadJson {
     /// The committed settings; none where every instance goes by its configuration.
     pub tuning: Option<TuningJson>,
+    /// What the asked instance goes by: these, or those of its configuration.
+    pub effective: TuningJson,
 }
 
 /// What a gate is now.
@@ -118,8 +120,18 @@ pub async fn events<C: Control>(State(control): State<C>, InQuery(query): InQuer
 }
 
 /// Shows the settings.
-pub async fn tuning<C: Control>(State(control): State<C>) -> Json<TuningReadJson> {
-    Json(TuningReadJson { tuning: control.tuning().map(Into::into) })
+pub async fn tuning<C: Control>(
+    State(control): State<C>,
+    InQuery(query): InQuery<ReadQuery>,
+) -> Answer<TuningReadJson> {
+    let consistency = query.consistency()?;
+    if consistency != Consistency::Local {
+        // The settings are in the table of the keys: after a read of any key they are as fresh as that.
+        control.kv(String::new(), consistency).await?;
+    }
+    let committed = control.tuning();
+    let effective = committed.unwrap_or_else(|| control.configured_tuning());
+    Ok(Json(TuningReadJson { tuning: committed.map(Into::into), effective: effective.into() }))
 }
 
 /// Commits settings.

@@ -201,6 +201,26 @@ c          3  learner  127.0.0.3  35001  8003     2112  no         -
 }
 
 #[test]
+fn settings_that_are_not_named_stay_as_they_are() {
+    let instance = Instance::start();
+    let configured = "heartbeat 500 ms, election 5000 ms, detector phi:9.5, spread true, shuffle never\n";
+    let nothing =
+        format!("nothing is committed: every instance goes by its configuration\n{}: {configured}", instance.rest);
+    check(&instance, "tune", &nothing);
+    assert_eq!(instance.control.linearizable_reads(), 0);
+    let one = "heartbeat 500 ms, election 5000 ms, detector phi:9.5, spread false, shuffle never";
+    check(&instance, "tune --spread false", &format!("{one} (index 2, epoch 1)\n"));
+    let two = "heartbeat 500 ms, election 6000 ms, detector phi:9.5, spread false, shuffle never";
+    check(&instance, "tune --election 6000", &format!("{two} (index 3, epoch 1)\n"));
+    assert_eq!(instance.control.linearizable_reads(), 2, "what is changed is what counts");
+    check(&instance, "tune", &format!("{two}\n"));
+    let done = "every instance goes by its configuration (index 4, epoch 1)\n";
+    check(&instance, "tune --reset", done);
+    check(&instance, "tune", &nothing);
+    instance.stop();
+}
+
+#[test]
 fn errors_say_what_and_why_on_standard_error() {
     let instance = Instance::start();
     instance.control.fail(Some(ControlError::UnknownOutcome("the leader went away".into())));

@@ -40,6 +40,13 @@ impl Fixture {
         let inner = Inner {
             label: "a".to_owned(),
             fleet_name: "test".to_owned(),
+            configured: Tuning {
+                heartbeat_ms: 50,
+                election_ms: 300,
+                detector: flow::Detector::Phi(80),
+                spread: true,
+                shuffle_ms: 0,
+            },
             shared,
             inputs: sender,
             health,
