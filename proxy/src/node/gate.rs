@@ -171,10 +171,7 @@ impl Gate for Doorkeeper {
     }
 
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
-        if self.shared.grpc_shut.load(Ordering::Relaxed) {
-            let text = format!("instance {} was cut off by an operator", self.identity().label);
-            return Err(Refused { code: RefusedCode::NotYet as u32, text });
-        }
+        refuse_if_shut(&self.shared)?;
         let hello = Hello::decode(hello).ok_or_else(malformed)?;
         let mut admitted = self.judge(&hello, remote)?;
         if admitted.new {
@@ -219,17 +216,24 @@ impl Gate for Doorkeeper {
     }
 
     fn receive(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
-        self.incoming.receive(&self.snapshots, &self.inputs, from, offer)
+        self.incoming.receive(&self.snapshots, &self.inputs, &self.shared, from, offer)
     }
 }
 
 /// Peers' events go to the replica thread.
-pub struct NetInbox(pub SyncSender<Input>);
+pub struct NetInbox {
+    pub inputs: SyncSender<Input>,
+    pub shared: Arc<Shared>,
+}
 
 impl Inbox for NetInbox {
     fn offer(&self, event: Event) -> Result<(), Event> {
         use std::sync::mpsc::TrySendError;
-        self.0.try_send(Input::Net(event)).map_err(|error| match error {
+        // A hello that was let in just before an operator cut this instance off may open its link just after that.
+        if matches!(event, Event::Frame { .. }) && self.shared.grpc_shut.load(Ordering::Relaxed) {
+            return Err(event);
+        }
+        self.inputs.try_send(Input::Net(event)).map_err(|error| match error {
             TrySendError::Full(Input::Net(event)) | TrySendError::Disconnected(Input::Net(event)) => event,
             // Only `Net` was sent.
             TrySendError::Full(_) | TrySendError::Disconnected(_) => {
@@ -247,6 +251,17 @@ fn aside<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
+    }
+}
+
+/// An instance that an operator has cut off takes nothing from its peers.
+pub fn refuse_if_shut(shared: &Shared) -> Result<(), Refused> {
+    match shared.grpc_shut.load(Ordering::Relaxed) {
+        true => Err(Refused {
+            code: RefusedCode::NotYet as u32,
+            text: "the instance was cut off by an operator".to_owned(),
+        }),
+        false => Ok(()),
     }
 }
 

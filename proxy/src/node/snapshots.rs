@@ -24,7 +24,7 @@ use replica::{
 };
 use tracing::{info, warn};
 
-use super::input::Input;
+use super::{gate::refuse_if_shut, input::Input, shared::Shared};
 
 /// The store, once the instance has begun.
 pub type Store = Arc<OnceLock<SnapshotStore>>;
@@ -107,6 +107,7 @@ struct Sink {
     part: Option<Part>,
     incoming: Arc<Incoming>,
     inputs: SyncSender<Input>,
+    shared: Arc<Shared>,
 }
 
 impl Incoming {
@@ -115,6 +116,7 @@ impl Incoming {
         self: &Arc<Self>,
         store: &Store,
         inputs: &SyncSender<Input>,
+        shared: &Arc<Shared>,
         from: NodeId,
         offer: SnapshotOffer,
     ) -> Result<Box<dyn SnapshotSink>, Refused> {
@@ -130,8 +132,8 @@ impl Incoming {
                 Part { transfer: offer.transfer, place, receiving }
             }
         };
-        let incoming = Arc::clone(self);
-        Ok(Box::new(Sink { from, message, part: Some(part), incoming, inputs: inputs.clone() }))
+        let (incoming, inputs, shared) = (Arc::clone(self), inputs.clone(), Arc::clone(shared));
+        Ok(Box::new(Sink { from, message, part: Some(part), incoming, inputs, shared }))
     }
 
     /// Drops what came of a file that nobody goes on with.
@@ -150,6 +152,8 @@ impl SnapshotSink for Sink {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        // What came before an operator cut this instance off is kept for later.
+        refuse_if_shut(&self.shared)?;
         let Some(part) = &mut self.part else { return Err(refused("it is over")) };
         part.receiving.append(bytes).map_err(|error| {
             self.part = None;
@@ -158,6 +162,7 @@ impl SnapshotSink for Sink {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), Refused> {
+        refuse_if_shut(&self.shared)?;
         let Some(part) = self.part.take() else { return Err(refused("it is over")) };
         let received = part.receiving.finish().map_err(refused)?;
         let state = read_received(&received).map_err(refused)?;

@@ -19,7 +19,7 @@ use flow::{Birth, FleetId, Incarnation, MemberAddress};
 use raftlog::{
     NodeId,
     disk::{Disk, FileDisk},
-    driver::{DriverConfig, Tuning},
+    driver::{DetectorKind, DriverConfig, Tuning},
     net::{Options, PeerAddress, PeersError, Refused, Tls, Transport},
     wal::{SnapshotStore, WalError, WalOptions, log_exists},
 };
@@ -170,13 +170,14 @@ impl Node {
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let snapshot_bytes_per_second = NonZeroU64::new(config.fleet.limits.max_snapshot_rate);
         let options = Options { tls, local_address: Some(own), snapshot_bytes_per_second, ..Options::default() };
-        let inbox = Arc::new(NetInbox(inputs.clone()));
+        let inbox = Arc::new(NetInbox { inputs: inputs.clone(), shared: Arc::clone(&shared) });
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());
         let fleet = Fleet {
             inner: Arc::new(Inner {
                 label: label.to_owned(),
                 fleet_name: config.fleet.name.clone(),
+                configured: in_milliseconds(&tuning(config)),
                 shared: Arc::clone(&shared),
                 inputs: inputs.clone(),
                 health: health.clone(),
@@ -442,10 +443,8 @@ fn peers(founding: &Founding, label: &str) -> Vec<PeerAddress> {
 
 fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> Result<ReplicaConfig, StartError> {
     let id = identity.id.map_or(0, |id| id.0);
-    let ticks = |duration: std::time::Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
     let limits = config.fleet.limits;
     let seed = random()?;
-    let election_ticks = ticks(config.fleet.election_timeout);
     let birth = if identity.founders.is_empty() {
         None
     } else {
@@ -464,12 +463,7 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
     };
     Ok(ReplicaConfig {
         driver: DriverConfig {
-            tuning: Tuning {
-                heartbeat_ticks: ticks(config.fleet.heartbeat),
-                election_ticks,
-                jitter_ticks: election_ticks * 2 / 3,
-                ..Tuning::default()
-            },
+            tuning: tuning(config),
             ..DriverConfig::new(NodeId(id), seed)
         },
         incarnation: identity.incarnation,
@@ -479,6 +473,34 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
         birth,
         token_start: random()?,
     })
+}
+
+/// The log's settings while none are committed.
+fn tuning(config: &Config) -> Tuning {
+    let ticks = |duration: std::time::Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
+    let election_ticks = ticks(config.fleet.election_timeout);
+    Tuning {
+        heartbeat_ticks: ticks(config.fleet.heartbeat),
+        election_ticks,
+        jitter_ticks: election_ticks * 2 / 3,
+        ..Tuning::default()
+    }
+}
+
+/// The same as operators say it.
+fn in_milliseconds(tuning: &Tuning) -> flow::Tuning {
+    let saturated = |ms: u64| u32::try_from(ms).unwrap_or(u32::MAX);
+    let ms = |ticks: u64| saturated(ticks.saturating_mul(TICK.as_millis() as u64));
+    flow::Tuning {
+        heartbeat_ms: ms(tuning.heartbeat_ticks as u64),
+        election_ms: ms(tuning.election_ticks as u64),
+        detector: match tuning.detector {
+            DetectorKind::Phi { threshold_tenths } => flow::Detector::Phi(threshold_tenths),
+            DetectorKind::Fixed { timeout_ms } => flow::Detector::Fixed(saturated(timeout_ms)),
+        },
+        spread: tuning.spread,
+        shuffle_ms: ms(tuning.shuffle_ticks),
+    }
 }
 
 fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<dyn Disk>, Identity), StartError> {

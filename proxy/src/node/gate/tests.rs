@@ -9,7 +9,11 @@ use std::{
 };
 
 use flow::{FleetId, Incarnation, MemberAddress};
-use raftlog::disk::{DiskFile, MemDisk};
+use raftlog::{
+    GroupId, Index, Term,
+    disk::{DiskFile, MemDisk},
+    wal::SnapshotStore,
+};
 use replica::storage::{load_identity, load_known};
 
 use super::*;
@@ -146,4 +150,33 @@ fn the_fleets_birth_does_not_wait_for_the_disk() {
         assert!(Instant::now() < deadline, "the fleet's uuid was not stored");
         thread::sleep(Duration::from_millis(2)); // between two looks
     }
+}
+
+#[test]
+fn what_was_let_in_just_before_an_operator_cut_the_instance_off_brings_nothing_in() {
+    let disk = Arc::new(Stuck::default());
+    disk.let_go();
+    let keeper = doorkeeper(&disk);
+    let (inputs, taken) = sync_channel(16);
+    let inbox = NetInbox { inputs, shared: Arc::clone(&keeper.shared) };
+    let frame = || Event::Frame { from: NodeId(2), bytes: Bytes::from_static(b"frame") };
+    let store = SnapshotStore::open(Arc::new(MemDisk::default())).unwrap();
+    assert!(keeper.snapshots.set(store).is_ok());
+    let meta = snapshots::meta((GroupId(1), Index(5), Term(1)), &Bytes::from_static(b"message"));
+    let mut sink = keeper.receive(NodeId(2), SnapshotOffer { meta, total_bytes: 2, transfer: 1 }).unwrap();
+    sink.append(b"1").unwrap();
+
+    keeper.shared.grpc_shut.store(true, Ordering::Relaxed);
+    assert_eq!(inbox.offer(frame()), Err(frame()));
+    // Of its own links it still hears.
+    inbox.offer(Event::LinkDown { label: "b".into(), peer: None, refused: false }).unwrap();
+    assert!(matches!(taken.try_recv(), Ok(Input::Net(Event::LinkDown { .. }))));
+    assert!(sink.append(b"2").is_err_and(|refused| refused.code == RefusedCode::NotYet as u32));
+    assert_eq!(sink.have_bytes(), 1, "it goes on where it was");
+    assert!(sink.finish().is_err_and(|refused| refused.code == RefusedCode::NotYet as u32));
+    assert!(taken.try_recv().is_err());
+
+    keeper.shared.grpc_shut.store(false, Ordering::Relaxed);
+    inbox.offer(frame()).unwrap();
+    assert!(matches!(taken.try_recv(), Ok(Input::Net(Event::Frame { .. }))));
 }
