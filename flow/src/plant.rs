@@ -64,6 +64,8 @@ pub enum Plant {
     SessionsNotInSnapshot,
     /// Exactly once: a command is carried out again when its request comes again.
     AppliedTwice,
+    /// Exactly once: whoever knows a session's id has requests in it.
+    AnyonesSession,
 }
 
 impl Plant {
@@ -114,6 +116,7 @@ impl Plant {
             "Exactly once: the sessions are missing in snapshots",
         ),
         ("applied-twice", Self::AppliedTwice, "Exactly once: a request that comes again is carried out again"),
+        ("anyones-session", Self::AnyonesSession, "Exactly once: a client's request goes by an instance's session"),
     ];
 }
 

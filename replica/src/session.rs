@@ -68,7 +68,7 @@ impl Replica {
             ControlCommand::OpenSession(_) | ControlCommand::CloseSession(_) | ControlCommand::Once { .. }
         );
         match request {
-            Some(request) => self.submit_bytes(ticket, GroupId(0), request.wrap(&data).into(), deadline_ms, true),
+            Some(request) => self.submit_bytes(ticket, GroupId(0), request.wrap(None, &data).into(), deadline_ms, true),
             None if again || of_sessions => self.submit_bytes(ticket, GroupId(0), data.into(), deadline_ms, true),
             None if self.proposals.len() >= PROPOSALS_MAX => {
                 self.outputs.push(Output::Submitted(ticket, Err(SubmitError::NotDone(Rejection::Overloaded))));
@@ -108,9 +108,13 @@ impl Replica {
             return;
         }
         self.session.opening = true;
-        let owner = SessionOwner { instance: InstanceId(self.config.driver.id.0), life: self.config.token_start };
-        let command = ControlCommand::OpenSession(Some(owner)).encode();
+        let command = ControlCommand::OpenSession(Some(self.session_owner())).encode();
         self.propose(GroupId(0), command.into(), Asker::Session, self.now_ms.saturating_add(OPEN_MS), true);
+    }
+
+    /// By whom the table knows this replica's sessions: nobody else's requests go by them.
+    fn session_owner(&self) -> SessionOwner {
+        SessionOwner { instance: InstanceId(self.config.driver.id.0), life: self.config.token_start }
     }
 
     /// The session was opened, or refused.
@@ -170,7 +174,8 @@ impl Replica {
     /// What a proposal puts into the log: the command as it is, or as a request of the session.
     pub(crate) fn data_of(&self, proposal: &Proposal) -> Bytes {
         let Course::Session(session, sequence) = proposal.course else { return proposal.data.clone() };
-        Request { session, sequence, answered_below: self.session.answered_below() }.wrap(&proposal.data).into()
+        let request = Request { session, sequence, answered_below: self.session.answered_below() };
+        request.wrap(Some(self.session_owner()), &proposal.data).into()
     }
 
     /// A snapshot of group 0 was installed: what was sent may have been carried out in what it skipped.

@@ -9,7 +9,7 @@ use super::network::Network;
 use super::tls::Tls;
 
 /// The version of link.proto that this code speaks.
-pub const LINK_VERSION: u32 = 2;
+pub const LINK_VERSION: u32 = 3;
 /// The largest frame that is sent or taken.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Waiting frames are merged into one message up to this size; a larger frame travels alone.

@@ -132,6 +132,35 @@ fn put(key: &str) -> ControlCommand {
     ControlCommand::KvPut { key: key.to_owned(), value: b"v".to_vec(), if_revision: None }
 }
 
+/// Ends the session that instance 1 has, as what an earlier life of it sent and that comes late would.
+fn of_another_life() -> ControlCommand {
+    ControlCommand::OpenSession(Some(SessionOwner { instance: InstanceId(1), life: 7 }))
+}
+
+#[test]
+fn a_client_that_knows_an_instances_session_can_neither_use_nor_end_it() {
+    let mut fleet = Fleet::of(1);
+    fleet.submit(1, 1, &put("first"), None);
+    fleet.done(1);
+    let session = fleet.replicas[0].session.id.unwrap();
+    let next = fleet.replicas[0].session.next_sequence;
+    let no_session = Ok(ControlOutcome::Refused(SessionRefusal::NoSession(session)));
+    let requests = [(next, 0), (next + 1, next + 1), (1_000_000, 1_000_000)];
+    for (ticket, (sequence, answered_below)) in (2..).zip(requests) {
+        fleet.submit(1, ticket, &put("stranger"), Some(Request { session, sequence, answered_below }));
+        fleet.until(|fleet| fleet.answers.contains_key(&ticket));
+        assert_eq!(fleet.answers[&ticket], no_session);
+    }
+    fleet.submit(1, 5, &ControlCommand::CloseSession(session), None);
+    fleet.until(|fleet| fleet.answers.contains_key(&5));
+    assert_eq!(fleet.answers[&5], no_session);
+    fleet.submit(1, 6, &put("k"), None);
+    let revision = fleet.done(6);
+    assert_eq!(fleet.revisions("k"), BTreeSet::from([Some(revision)]), "what was acknowledged is there");
+    assert_eq!(fleet.revisions("stranger"), BTreeSet::from([None]));
+    assert_eq!(fleet.replicas[0].session.id, Some(session));
+}
+
 #[test]
 fn a_session_is_opened_when_it_is_needed_and_kept() {
     let mut fleet = Fleet::of(3);
@@ -174,7 +203,7 @@ fn a_session_that_ended_is_opened_anew_and_nothing_is_lost() {
     fleet.submit(1, 1, &put("first"), None);
     fleet.done(1);
     let first = fleet.replicas[0].session.id.unwrap();
-    fleet.submit(1, 2, &ControlCommand::CloseSession(first), None);
+    fleet.submit(1, 2, &of_another_life(), None);
     fleet.submit(1, 3, &put("k"), None);
     fleet.submit(1, 4, &put("l"), None);
     let revision = fleet.done(3);
@@ -190,7 +219,7 @@ fn what_a_snapshot_may_hide_is_unknown_once_the_session_ended() {
     fleet.submit(1, 1, &put("first"), None);
     fleet.done(1);
     let first = fleet.replicas[0].session.id.unwrap();
-    fleet.submit(1, 2, &ControlCommand::CloseSession(first), None);
+    fleet.submit(1, 2, &of_another_life(), None);
     fleet.submit(1, 3, &put("k"), None);
     let request = Request { session: first, sequence: 100, answered_below: 100 };
     fleet.submit(1, 4, &put("k"), Some(request));

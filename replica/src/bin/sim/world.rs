@@ -18,7 +18,7 @@ use bytes::Bytes;
 use flow::{
     BackendId, Balance, Bind, Commit, ControlCommand, ControlOutcome, HealthCounter, HealthKind, HealthSpec,
     Incarnation, InstanceId, MemberAddress, OnIsolation, Pin, PinKey, PoolId, PoolSpec, Protocol, Request,
-    ServerChange, ServerSpec, ServerState, SessionId, SessionRefusal, SlotTable, control::Vote,
+    ServerChange, ServerSpec, ServerState, SessionId, SessionOwner, SessionRefusal, SlotTable, control::Vote,
 };
 use raftlog::{
     GroupId, Index, NodeId, Term,
