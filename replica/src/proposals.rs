@@ -113,18 +113,17 @@ impl Replica {
     pub(crate) fn rejected(&mut self, token: u64, reason: Rejection) {
         let Some(proposal) = self.proposals.get_mut(&token) else { return };
         let hopeless = reason.retry_after_ms().is_none();
-        if !hopeless && self.now_ms < proposal.deadline_ms {
-            // `resend` and the tick send it again.
-            if proposal.may_be_sent() {
-                return;
-            }
+        // `resend` and the tick send it again.
+        if hopeless || self.now_ms >= proposal.deadline_ms || !proposal.may_be_sent() {
+            self.fail(token, reason);
         }
-        let maybe = proposal.maybe && !hopeless;
-        self.fail(token, maybe, reason);
     }
 
-    pub(crate) fn fail(&mut self, token: u64, maybe: bool, reason: Rejection) {
+    /// Gives a proposal up. By what it is at this moment: it may have been sent since it was found to be late.
+    pub(crate) fn fail(&mut self, token: u64, reason: Rejection) {
         let Some(proposal) = self.proposals.remove(&token) else { return };
+        let hopeless = reason.retry_after_ms().is_none();
+        let maybe = proposal.maybe && !hopeless;
         self.session_given_up(token, proposal.course);
         match proposal.asker {
             Asker::Session => self.session_not_opened(),

@@ -276,6 +276,29 @@ fn without_a_leader_nothing_is_done_and_what_was_sent_in_vain_is_unknown() {
 }
 
 #[test]
+fn what_is_late_while_the_session_is_full_is_not_proposed_and_not_done() {
+    let mut fleet = Fleet::of(1);
+    fleet.submit(1, 0, &put("first"), None);
+    fleet.done(0);
+    // One more than the session keeps, all of one deadline, and the time it takes passes at once.
+    let count = SESSION_WINDOW_MAX as u64 + 1;
+    for ticket in 1..=count {
+        fleet.submit(1, ticket, &put(&format!("k{ticket}")), None);
+    }
+    assert_eq!(fleet.replicas[0].session.waiting.len(), 1);
+    fleet.now_ms += 5000;
+    fleet.run(20);
+    let table = fleet.replicas[0].control();
+    for ticket in 1..=count {
+        let done = table.kv(&format!("k{ticket}")).is_some();
+        let sent = ticket < count;
+        let answer = &fleet.answers[&ticket];
+        assert_eq!(matches!(answer, Err(SubmitError::Unknown)), sent, "{ticket}: {answer:?}");
+        assert_eq!(done, sent, "{ticket}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_removed_instance_says_that_nothing_was_done() {
     let mut fleet = Fleet::of(3);
     let leader = fleet.leader().unwrap();
