@@ -68,6 +68,17 @@ pub enum SessionRefusal {
     OutOfBytes,
 }
 
+impl SessionRefusal {
+    /// Whether the same request is refused whenever it comes again. Else it is carried out once there is room.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::NoSession(_) | Self::Answered { .. } => true,
+            Self::WindowFull(_) | Self::TooMany | Self::OutOfBytes => false,
+        }
+    }
+}
+
 impl Sessions {
     /// How many there are, those included that expired and were not swept yet.
     #[must_use]

@@ -149,7 +149,7 @@ impl Replica {
             // that is hidden in a snapshot.
             (_, ControlOutcome::Refused(SessionRefusal::NoSession(_))) if !proposal.hidden => {
                 proposal.course = Course::Held;
-                proposal.maybe = false;
+                (proposal.maybe, proposal.doubled) = (false, false);
                 self.hold(proposal);
             }
             (Asker::Submit(ticket), ControlOutcome::Refused(_)) => {

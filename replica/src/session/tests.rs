@@ -255,6 +255,32 @@ fn a_request_of_a_client_has_one_outcome_at_all_instances() {
 }
 
 #[test]
+fn a_request_that_found_no_room_is_unknown_if_another_copy_may_find_some() {
+    let mut fleet = Fleet::of(3);
+    let leader = fleet.leader().unwrap();
+    let at = leader % 3 + 1;
+    fleet.submit(leader, 1, &ControlCommand::OpenSession(None), None);
+    let session = SessionId(fleet.done(1).0);
+    let request = |sequence, answered_below| Some(Request { session, sequence, answered_below });
+    let window = SESSION_WINDOW_MAX as u64;
+    for sequence in 0..window {
+        fleet.submit(leader, 100 + sequence, &put("k"), request(sequence, 0));
+    }
+    fleet.until(|fleet| fleet.answers.len() as u64 == window + 1);
+    fleet.submit(at, 2, &put("l"), request(window, 0));
+    fleet.until(|fleet| fleet.answers.contains_key(&2));
+    let full = Ok(ControlOutcome::Refused(SessionRefusal::WindowFull(session)));
+    assert_eq!(fleet.answers[&2], full, "one copy, so nothing was done and nothing will be");
+    // Who asks hears nothing of the first copy's fate, and sends another.
+    fleet.cut.insert((leader, at));
+    fleet.submit(at, 3, &put("l"), request(window + 1, 0));
+    fleet.run(15);
+    fleet.cut.clear();
+    fleet.until(|fleet| fleet.answers.contains_key(&3));
+    assert_eq!(fleet.answers[&3], Err(SubmitError::Unknown));
+}
+
+#[test]
 fn without_a_leader_nothing_is_done_and_what_was_sent_in_vain_is_unknown() {
     let mut fleet = Fleet::of(3);
     let leader = fleet.leader().unwrap();
