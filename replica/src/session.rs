@@ -53,7 +53,8 @@ impl Replica {
     ///
     /// With a `request` it is carried out once, however often that comes, here or elsewhere. Without one it goes by this
     /// replica's own session, so that it is carried out once although it is sent until it is answered; or, with `again`, as
-    /// it is: it is idempotent or compare-and-set. Commands of sessions always go as they are.
+    /// it is: it is idempotent or compare-and-set. Commands of sessions always go as they are; the one that opens a
+    /// client's session goes once.
     pub fn submit(
         &mut self,
         ticket: Ticket,
@@ -69,7 +70,11 @@ impl Replica {
         );
         match request {
             Some(request) => self.submit_bytes(ticket, GroupId(0), request.wrap(None, &data).into(), deadline_ms, true),
-            None if again || of_sessions => self.submit_bytes(ticket, GroupId(0), data.into(), deadline_ms, true),
+            None if again || of_sessions => {
+                // Each copy would open a session of its own.
+                let again = *command != ControlCommand::OpenSession(None);
+                self.submit_bytes(ticket, GroupId(0), data.into(), deadline_ms, again);
+            }
             None if self.proposals.len() >= PROPOSALS_MAX => {
                 self.outputs.push(Output::Submitted(ticket, Err(SubmitError::NotDone(Rejection::Overloaded))));
             }

@@ -115,7 +115,8 @@ impl Control for Fleet {
     }
 
     async fn session_open(&self) -> Result<SessionId> {
-        let opened = self.submit(ControlCommand::OpenSession(None), true).await?;
+        // Once: each copy would open a session of its own, which nobody closes.
+        let opened = self.submit(ControlCommand::OpenSession(None), false).await?;
         Ok(SessionId(opened.index))
     }
 

@@ -281,6 +281,22 @@ fn a_request_that_found_no_room_is_unknown_if_another_copy_may_find_some() {
 }
 
 #[test]
+fn a_session_is_opened_once_for_one_question() {
+    for seed in 0..6 {
+        let mut fleet = Fleet::of(3);
+        let leader = fleet.leader().unwrap();
+        let at = leader % 3 + 1;
+        fleet.cut.insert((leader, at));
+        fleet.submit(at, 1, &ControlCommand::OpenSession(None), None);
+        fleet.run(12 + seed);
+        fleet.cut.clear();
+        fleet.until(|fleet| fleet.answers.contains_key(&1));
+        fleet.run(200);
+        assert!(fleet.replicas[0].control().sessions().len() <= 1, "after {seed} ticks");
+    }
+}
+
+#[test]
 fn without_a_leader_nothing_is_done_and_what_was_sent_in_vain_is_unknown() {
     let mut fleet = Fleet::of(3);
     let leader = fleet.leader().unwrap();
