@@ -269,7 +269,8 @@ impl Control for Fleet {
         if let Some(Err(text)) = tuning.as_ref().map(Tuning::check) {
             return Err(ControlError::Invalid(text));
         }
-        self.submit(ControlCommand::Tune(tuning), true).await
+        // Once: a late copy would undo what was acknowledged in between.
+        self.submit(ControlCommand::Tune(tuning), false).await
     }
 
     async fn set_grpc(&self, open: bool) -> Result<()> {

@@ -132,6 +132,12 @@ fn what_must_not_be_done_by_a_late_copy_goes_once() {
     assert!(!again, "each copy would open a session");
     answer.send(Err(SubmitError::Unknown)).unwrap();
     assert_eq!(fixture.runtime.block_on(asked).unwrap().unwrap_err().reason(), "unknown_outcome");
+    let fleet = fixture.fleet.clone();
+    let asked = fixture.runtime.spawn(async move { fleet.tune(None).await.map(drop) });
+    let Input::Submit { again, answer, .. } = fixture.next() else { panic!("settings are committed") };
+    assert!(!again, "a late copy would undo what others committed in between");
+    answer.send(Err(SubmitError::Unknown)).unwrap();
+    assert_eq!(fixture.runtime.block_on(asked).unwrap().unwrap_err().reason(), "unknown_outcome");
 }
 
 #[test]
