@@ -66,6 +66,8 @@ pub enum Plant {
     AppliedTwice,
     /// Exactly once: whoever knows a session's id has requests in it.
     AnyonesSession,
+    /// Birth: empty directories found a fleet that was restored.
+    FoundsRestored,
 }
 
 impl Plant {
@@ -116,6 +118,7 @@ impl Plant {
             "Exactly once: the sessions are missing in snapshots",
         ),
         ("applied-twice", Self::AppliedTwice, "Exactly once: a request that comes again is carried out again"),
+        ("founds-restored", Self::FoundsRestored, "Birth: empty directories found a fleet that was restored"),
         ("anyones-session", Self::AnyonesSession, "Exactly once: a client's request goes by an instance's session"),
     ];
 }

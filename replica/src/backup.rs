@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use flow::{FleetId, Incarnation, InstanceId, LogTime};
+use flow::{FleetId, Incarnation, LogTime};
 use prost::Message;
 use raftlog::{
     GroupId, Index, NodeId, Record, Term,
@@ -192,8 +192,7 @@ pub fn restore(
     let pin_groups = backup.head.groups - 1;
     let founders = founding.founders();
     let fleet = successor(&backup.head, founding);
-    let ids: Vec<InstanceId> = founders.iter().map(|(id, _)| *id).collect();
-    let voters: Vec<NodeId> = ids.iter().map(|id| NodeId(id.0)).collect();
+    let voters: Vec<NodeId> = founders.iter().map(|(id, _)| NodeId(id.0)).collect();
     let mut records = Vec::new();
     for (group, mut state) in backup.states {
         if let GroupState::Control(table) = &mut state {
@@ -216,7 +215,9 @@ pub fn restore(
         id: Some(id),
         fleet: Some(fleet),
         pin_groups,
-        founders: ids,
+        // Its log does not begin where a founder's does.
+        founders: Vec::new(),
+        restored: true,
     };
     // Last: a directory without it is not begun with.
     save_identity(disk.as_ref(), &identity)?;
