@@ -256,11 +256,8 @@ impl ControlTable {
             ControlCommand::KvPut { key, value, if_revision } => self.put(index, key, value, *if_revision),
             ControlCommand::KvDelete { key, if_revision } => self.delete(key, *if_revision),
             ControlCommand::OpenSession(owner) => return self.open_session(index, *owner),
-            ControlCommand::CloseSession(id) => {
-                self.sessions.close(*id);
-                Ok(())
-            }
-            ControlCommand::Once { request, command } => return self.once(index, request, command),
+            ControlCommand::CloseSession(id) => self.sessions.close_client(*id).map_err(ControlOutcome::Refused),
+            ControlCommand::Once { request, owner, command } => return self.once(index, request, *owner, command),
             ControlCommand::Tune(tuning) => self.tune(*tuning),
             ControlCommand::Tick => Ok(()),
         };
@@ -307,8 +304,14 @@ impl ControlTable {
         }
     }
 
-    fn once(&mut self, index: Revision, request: &Request, command: &ControlCommand) -> ControlOutcome {
-        match self.sessions.begin(self.time, request) {
+    fn once(
+        &mut self,
+        index: Revision,
+        request: &Request,
+        owner: Option<SessionOwner>,
+        command: &ControlCommand,
+    ) -> ControlOutcome {
+        match self.sessions.begin(self.time, request, owner) {
             Err(refusal) => ControlOutcome::Refused(refusal),
             Ok(Some(outcome)) if !plant::on(Plant::AppliedTwice) => outcome,
             Ok(_) => {

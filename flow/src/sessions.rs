@@ -5,7 +5,9 @@
 //!
 //! What must stay true:
 //! 1. A request below the session's `answered_below` is never carried out: its outcome is forgotten, not unknown.
-//! 2. A session ends by log time, in apply, or when it is closed: on all replicas with the same entry. Its id is the index
+//! 2. A request is one of its session only if it comes from whom that session is of: clients may know the ids of instances'
+//!    sessions, and must neither use nor end them.
+//! 3. A session ends by log time, in apply, or when it is closed: on all replicas with the same entry. Its id is the index
 //!    of the entry that opened it, so a request of a session that ended is never taken for one of another.
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use crate::{
     command::{ControlOutcome, Request, SessionOwner},
     ids::{InstanceId, LogTime, SessionId},
+    plant::{self, Plant},
 };
 
 /// All sessions. A clone is cheap.
@@ -65,6 +68,17 @@ pub enum SessionRefusal {
     OutOfBytes,
 }
 
+impl SessionRefusal {
+    /// Whether the same request is refused whenever it comes again. Else it is carried out once there is room.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::NoSession(_) | Self::Answered { .. } => true,
+            Self::WindowFull(_) | Self::TooMany | Self::OutOfBytes => false,
+        }
+    }
+}
+
 impl Sessions {
     /// How many there are, those included that expired and were not swept yet.
     #[must_use]
@@ -84,9 +98,9 @@ impl Sessions {
         self.bytes
     }
 
-    /// The ids of all, lowest first.
-    pub fn ids(&self) -> impl Iterator<Item = SessionId> {
-        self.by_id.keys().copied()
+    /// The ids of all, lowest first, with the instance whose it is.
+    pub fn ids(&self) -> impl Iterator<Item = (SessionId, Option<SessionOwner>)> {
+        self.by_id.iter().map(|(id, session)| (*id, session.owner))
     }
 
     /// Whether a request of this session would be taken at that log time.
@@ -122,10 +136,16 @@ impl Sessions {
         Ok(id)
     }
 
-    /// A request came: the outcome that it got before, or none if it is to be carried out.
-    pub(crate) fn begin(&mut self, now: LogTime, request: &Request) -> Result<Option<ControlOutcome>, SessionRefusal> {
+    /// A request of `owner` came, or of a client: the outcome that it got before, or none if it is to be carried out.
+    pub(crate) fn begin(
+        &mut self,
+        now: LogTime,
+        request: &Request,
+        owner: Option<SessionOwner>,
+    ) -> Result<Option<ControlOutcome>, SessionRefusal> {
         let Request { session: id, sequence, .. } = *request;
-        let Some(session) = self.by_id.get(&id).filter(|session| !session.is_over(now)) else {
+        let allowed = |session: &Session| session.owner == owner || plant::on(Plant::AnyonesSession);
+        let Some(session) = self.by_id.get(&id).filter(|session| !session.is_over(now) && allowed(session)) else {
             return Err(SessionRefusal::NoSession(id));
         };
         let answered_below = session.answered_below.max(request.answered_below);
@@ -162,8 +182,17 @@ impl Sessions {
         outcome
     }
 
+    /// Ends a session as a client asks: not that of an instance.
+    pub(crate) fn close_client(&mut self, id: SessionId) -> Result<(), SessionRefusal> {
+        if self.by_id.get(&id).is_some_and(|session| session.owner.is_some()) {
+            return Err(SessionRefusal::NoSession(id));
+        }
+        self.close(id);
+        Ok(())
+    }
+
     /// Ends a session.
-    pub(crate) fn close(&mut self, id: SessionId) {
+    fn close(&mut self, id: SessionId) {
         let Some(session) = self.by_id.remove(&id) else { return };
         self.by_use.remove(&(session.used, id));
         match session.owner {

@@ -49,7 +49,7 @@ fn once(session: u64, sequence: u64) -> ControlCommand {
     let request = Request { session: SessionId(session), sequence, answered_below: 1 };
     let if_revision = (sequence == 4).then_some(Revision(0));
     let command = ControlCommand::KvPut { key: "once".to_owned(), value: vec![1], if_revision };
-    ControlCommand::Once { request, command: Box::new(command) }
+    ControlCommand::Once { request, owner: None, command: Box::new(command) }
 }
 
 /// A table with a row of every kind.

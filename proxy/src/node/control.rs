@@ -115,7 +115,8 @@ impl Control for Fleet {
     }
 
     async fn session_open(&self) -> Result<SessionId> {
-        let opened = self.submit(ControlCommand::OpenSession(None), true).await?;
+        // Once: each copy would open a session of its own, which nobody closes.
+        let opened = self.submit(ControlCommand::OpenSession(None), false).await?;
         Ok(SessionId(opened.index))
     }
 
@@ -268,7 +269,8 @@ impl Control for Fleet {
         if let Some(Err(text)) = tuning.as_ref().map(Tuning::check) {
             return Err(ControlError::Invalid(text));
         }
-        self.submit(ControlCommand::Tune(tuning), true).await
+        // Once: a late copy would undo what was acknowledged in between.
+        self.submit(ControlCommand::Tune(tuning), false).await
     }
 
     async fn set_grpc(&self, open: bool) -> Result<()> {

@@ -88,7 +88,7 @@ fn command_text(group: u32, data: &[u8]) -> String {
         return command.map_or_else(|error| error.to_string(), |command| short(format_args!("{command:?}")));
     }
     match ControlCommand::decode(data) {
-        Ok(ControlCommand::Once { request: Request { session, sequence, .. }, command }) => {
+        Ok(ControlCommand::Once { request: Request { session, sequence, .. }, command, .. }) => {
             let command = control_text(&command);
             short(format_args!("request {sequence} of session {session}: {command}"))
         }

@@ -541,6 +541,7 @@ fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<
                 fleet: None,
                 pin_groups: 0,
                 founders: Vec::new(),
+                restored: false,
             };
             save_identity(disk.as_ref(), &identity).map_err(storage_error)?;
             identity

@@ -14,6 +14,7 @@ fn founder() -> Identity {
         fleet: None,
         pin_groups: 1,
         founders: vec![InstanceId(1), InstanceId(2)],
+        restored: false,
     }
 }
 

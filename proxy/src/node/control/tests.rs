@@ -131,6 +131,23 @@ fn a_put_goes_by_a_session_and_says_when_its_outcome_is_lost() {
 }
 
 #[test]
+fn what_must_not_be_done_by_a_late_copy_goes_once() {
+    let fixture = Fixture::started();
+    let fleet = fixture.fleet.clone();
+    let asked = fixture.runtime.spawn(async move { fleet.session_open().await.map(drop) });
+    let Input::Submit { again, answer, .. } = fixture.next() else { panic!("a session is asked for") };
+    assert!(!again, "each copy would open a session");
+    answer.send(Err(SubmitError::Unknown)).unwrap();
+    assert_eq!(fixture.runtime.block_on(asked).unwrap().unwrap_err().reason(), "unknown_outcome");
+    let fleet = fixture.fleet.clone();
+    let asked = fixture.runtime.spawn(async move { fleet.tune(None).await.map(drop) });
+    let Input::Submit { again, answer, .. } = fixture.next() else { panic!("settings are committed") };
+    assert!(!again, "a late copy would undo what others committed in between");
+    answer.send(Err(SubmitError::Unknown)).unwrap();
+    assert_eq!(fixture.runtime.block_on(asked).unwrap().unwrap_err().reason(), "unknown_outcome");
+}
+
+#[test]
 fn a_request_of_a_session_goes_as_it_is_and_refusals_are_told_apart() {
     let fixture = Fixture::started();
     let request = Request { session: SessionId(5), sequence: 3, answered_below: 2 };

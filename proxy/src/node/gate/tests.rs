@@ -84,6 +84,7 @@ fn identity(label: &str, life: u64) -> Identity {
         fleet: None,
         pin_groups: 0,
         founders: Vec::new(),
+        restored: false,
     }
 }
 
