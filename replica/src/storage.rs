@@ -89,11 +89,13 @@ impl Storage {
     /// installed is taken out of `received`, also when the records cannot be stored.
     ///
     /// # Errors
-    /// `WalError::NoSpace`: nothing of the records was stored, try again later. All others are final.
+    /// `WalError::NoSpace`, `WalError::Starved`: nothing of the records was stored, try again later, with what is left in
+    /// `received`. All others are final.
     pub fn persist(&mut self, records: &[Record], received: &mut Vec<Received>, sync: bool) -> Result<(), WalError> {
-        for received in received.drain(..) {
-            // Also where there is no room: by which name the file is there is not known then.
-            received.install().map_err(not_installed)?;
+        while let Some(next) = received.first_mut() {
+            // Final also where there is no room: by which name the file is there is not known then.
+            next.install().map_err(not_installed)?;
+            received.remove(0);
         }
         self.wal.append(records, sync)?;
         if records.iter().any(|record| matches!(record, Record::Snapshot { .. })) {
@@ -107,7 +109,7 @@ impl Storage {
     /// # Errors
     /// As `persist`.
     pub fn write_only(&mut self, records: &[Record], received: Vec<Received>) -> Result<(), WalError> {
-        for received in received {
+        for mut received in received {
             received.install()?;
         }
         self.wal.append(records, false)

@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     clock::now_ms,
-    disk::{Round, Work},
+    disk::{Reading, Round, Stall, Work},
     gate::Doorkeeper,
     health::Health,
     input::Input,
@@ -116,11 +116,15 @@ impl Loop {
                     self.replica.request_snapshot(group, through);
                 }
             }
-            Input::DiskFull(full) => {
-                let text = if full { "the disk is full" } else { "the disk has room again" };
+            Input::Stalled(stall) => {
+                let text = match stall {
+                    Some(Stall::Full) => "the disk is full",
+                    Some(Stall::Starved) => "the log has no descriptor or memory",
+                    None => "the log is stored again",
+                };
                 self.shared.events.add(EventKind::Disk, &self.label, text.to_owned());
-                self.shared.disk_full.store(full, Ordering::Relaxed);
-                self.replica.set_may_lead(!full);
+                self.shared.disk_full.store(stall == Some(Stall::Full), Ordering::Relaxed);
+                self.replica.set_may_lead(stall.is_none());
             }
             Input::Choose { key, avoid, patience, answer } => {
                 let ticket = self.ticket();
@@ -239,7 +243,9 @@ impl Loop {
                 }
                 self.to_log(Work::Store(Round { round, records, received, sync }));
             }
-            Output::ReadLog { group, from, to, max_bytes } => self.to_log(Work::Read { group, from, to, max_bytes }),
+            Output::ReadLog { group, from, to, max_bytes } => {
+                self.to_log(Work::Read(Reading { group, from, to, max_bytes }));
+            }
             Output::StoreSnapshot { group, index, term, meta, state } => {
                 if self.snapshots.send(snapshots::Job { group, index, term, meta, state }).is_err() {
                     error!("the snapshots thread is gone: stopping at once");

@@ -8,6 +8,8 @@ use raftlog::{GroupId, Index, NodeId, Term, net, wal::Received};
 use replica::{Chosen, GroupState, Replica, Submitted};
 use tokio::sync::oneshot;
 
+use super::disk::Stall;
+
 /// One thing that happened, or that somebody wants.
 pub enum Input {
     /// From a peer's link.
@@ -24,8 +26,8 @@ pub enum Input {
     SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
     /// That round and all before it are on disk.
     Persisted { round: u64, holding_back: Option<(GroupId, Index)> },
-    /// The disk has no room, or has room again.
-    DiskFull(bool),
+    /// The log stores nothing, or stores again.
+    Stalled(Option<Stall>),
     /// A choice that needs the replica.
     Choose { key: PinKey, avoid: Option<BackendId>, patience: Duration, answer: oneshot::Sender<Chosen> },
     /// A pin was used when it was time to refresh it.

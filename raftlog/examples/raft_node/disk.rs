@@ -103,7 +103,7 @@ fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, counts:
 }
 
 fn store(wal: &mut Wal, batch: &mut Round, counts: &Counts) -> std::result::Result<(), WalError> {
-    for received in batch.received.drain(..) {
+    for mut received in batch.received.drain(..) {
         received.install()?;
     }
     wal.append(&batch.records, batch.sync)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskFile, check_name};
+use super::{Disk, DiskFile, EMFILE, check_name};
 
 /// What a disk writes as a whole: a crash keeps the old or the new bytes of a sector, never a mix.
 pub const SECTOR_BYTES: usize = 512;
@@ -54,6 +54,11 @@ impl MemDisk {
     /// what a copy-on-write file system can do.
     pub fn fill_at_write_after(&self, skip: u64) {
         self.content().full_write = Some(skip);
+    }
+
+    /// From now on, or no more, no file can be opened, made or listed, as when descriptors have run out.
+    pub fn starve(&self, starved: bool) {
+        self.content().starved = starved;
     }
 
     /// The process is stopped after `acts` more changes (files made, written, renamed, removed, synced): those after
@@ -112,12 +117,15 @@ impl MemDisk {
 
 impl Disk for MemDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.content().names.keys().cloned().collect())
+        let content = self.content();
+        content.check_fed()?;
+        Ok(content.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
         let mut content = self.content();
+        content.check_fed()?;
         content.act()?;
         // A new file even under an old name: its bytes and its name then survive independently, the harder case.
         content.last_id += 1;
@@ -130,6 +138,7 @@ impl Disk for MemDisk {
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
         let mut content = self.content();
+        content.check_fed()?;
         let id = content.id(name)?;
         self.handle(&mut content, id)
     }
@@ -241,6 +250,7 @@ struct Content {
     sync_failure: Option<u64>,
     full_write: Option<u64>,
     acts_left: Option<u64>,
+    starved: bool,
     boot: u64,
 }
 
@@ -309,6 +319,10 @@ impl Content {
             }
             None => Ok(()),
         }
+    }
+
+    fn check_fed(&self) -> io::Result<()> {
+        if self.starved { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
     }
 
     fn change_name(&mut self, change: NameChange) {

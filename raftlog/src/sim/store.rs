@@ -144,7 +144,7 @@ impl Store {
 
     /// Stores a round: files that came in get their names, then the records are written, and synced if `sync`.
     pub fn persist(&mut self, files: Vec<Received>, records: &[Record], sync: bool) -> Result<(), WalError> {
-        for file in files {
+        for mut file in files {
             file.install()?;
         }
         self.append(records, sync)?;
@@ -154,7 +154,7 @@ impl Store {
 
     /// What a crash in the middle of `persist` leaves behind.
     pub fn write_only(&mut self, files: Vec<Received>, records: &[Record]) -> Result<(), WalError> {
-        for file in files {
+        for mut file in files {
             file.install()?;
         }
         self.append(records, false)

@@ -31,7 +31,7 @@ use positions::{Position, Positions};
 use spares::Spare;
 use tail::{Failure, Head, Tail, fill_header};
 
-use crate::disk::{Disk, DiskFile, is_full};
+use crate::disk::{Disk, DiskFile, is_full, is_starved};
 use crate::types::{GroupId, Index, NodeId, Record};
 
 pub use error::{Damage, WalError};
@@ -73,7 +73,7 @@ impl Default for WalOptions {
 /// # Errors
 /// If its files cannot be listed.
 pub fn log_exists(disk: &dyn Disk) -> Result<bool, WalError> {
-    let names = disk.list().map_err(|source| io_error("listing", "the data directory", source))?;
+    let names = disk.list().map_err(|source| open_error("listing", "the data directory", source))?;
     Ok(names.iter().any(|name| format::segment_sequence(name).is_some()))
 }
 
@@ -153,7 +153,7 @@ impl Wal {
             None => {
                 let head = Head { sequence: 1, previous_end: 0, first_round: 1, logs: &logs };
                 let tail = Tail::create(disk.as_ref(), &options, &head, 0).map_err(|failure| match failure {
-                    Failure::Full(file) => WalError::NoSpace { file },
+                    Failure::Passing(error) => error,
                     Failure::Broken(file, action, source) => WalError::Io { file, action, source },
                 })?;
                 segments.push_back(Segment { sequence: 1, written: tail.end, length: tail.prefilled });
@@ -353,7 +353,7 @@ impl Wal {
                 self.next_round += 1;
                 Ok(())
             }
-            Err(Failure::Full(file)) => Err(WalError::NoSpace { file }),
+            Err(Failure::Passing(error)) => Err(error),
             Err(Failure::Broken(file, action, error)) => Err(self.poisoned(file, action, &error)),
         }
     }
@@ -473,6 +473,14 @@ fn check_round(round: &[Record]) -> Result<usize, WalError> {
 
 fn io_error(action: &'static str, file: &str, source: io::Error) -> WalError {
     WalError::Io { file: file.to_owned(), action, source }
+}
+
+/// Why files could not be opened, made or listed.
+fn open_error(action: &'static str, file: &str, source: io::Error) -> WalError {
+    match is_starved(&source) {
+        true => WalError::Starved { file: file.to_owned(), action, source },
+        false => io_error(action, file, source),
+    }
 }
 
 /// The longest segment file: the largest nominal size, a checkpoint of all groups, and a round that alone is longer.

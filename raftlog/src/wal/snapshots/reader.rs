@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use super::format::{CHECKSUM_BYTES, CHUNK_BYTES, HEADER_BYTES, Header, HeaderFault, Place, chunk_checksum};
-use super::io_error;
+use super::{io_error, open_error};
 use crate::disk::{Disk, DiskFile};
 use crate::types::{GroupId, Index, Term};
 use crate::wal::error::WalError;
@@ -25,7 +25,7 @@ struct Source {
 impl Source {
     /// Opens the file; its header names this place and fits its length.
     fn open(disk: &dyn Disk, name: &str, place: Place, whose: Whose) -> Result<(Source, Header), WalError> {
-        let file = disk.open(name).map_err(|source| io_error("opening", name, source))?;
+        let file = disk.open(name).map_err(|source| open_error("opening", name, source))?;
         let source = Source { name: name.to_owned(), whose, file };
         let length = source.file.length().map_err(|error| source.failed(error))?;
         if length < HEADER_BYTES as u64 {
