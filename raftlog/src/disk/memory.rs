@@ -56,6 +56,12 @@ impl MemDisk {
         self.content().full_write = Some(skip);
     }
 
+    /// From now on, or no more, no file can be renamed or removed for want of space: what a copy-on-write file system
+    /// can do.
+    pub fn fill_directory(&self, full: bool) {
+        self.content().full_directory = full;
+    }
+
     /// From now on, or no more, no file can be opened, made or listed, as when descriptors have run out.
     pub fn starve(&self, starved: bool) {
         self.content().starved = starved;
@@ -147,6 +153,7 @@ impl Disk for MemDisk {
         check_name(from)?;
         check_name(to)?;
         let mut content = self.content();
+        content.check_directory()?;
         content.act()?;
         let id = content.id(from)?;
         content.change_name(NameChange { bound: Some((to.to_owned(), id)), unbound: Some(from.to_owned()) });
@@ -156,6 +163,7 @@ impl Disk for MemDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
         let mut content = self.content();
+        content.check_directory()?;
         content.act()?;
         content.id(name)?;
         content.change_name(NameChange { bound: None, unbound: Some(name.to_owned()) });
@@ -251,6 +259,7 @@ struct Content {
     full_write: Option<u64>,
     acts_left: Option<u64>,
     starved: bool,
+    full_directory: bool,
     boot: u64,
 }
 
@@ -323,6 +332,10 @@ impl Content {
 
     fn check_fed(&self) -> io::Result<()> {
         if self.starved { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
+    }
+
+    fn check_directory(&self) -> io::Result<()> {
+        if self.full_directory { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn change_name(&mut self, change: NameChange) {

@@ -26,7 +26,7 @@ use format::{PREFIX, Place};
 pub(super) use format::{chunk_checksum, chunk_places, repair_head};
 
 use super::error::WalError;
-use super::{io_error, open_error};
+use super::{io_error, open_error, write_error};
 use crate::disk::{Disk, STAGED_SUFFIX, is_full};
 use crate::types::{GroupId, Index, Term};
 
@@ -256,13 +256,6 @@ fn make_error(name: &str, source: io::Error) -> WalError {
     match is_full(&source) {
         true => WalError::NoSpace { file: name.to_owned() },
         false => open_error("making", name, source),
-    }
-}
-
-fn write_error(action: &'static str, name: &str, source: io::Error) -> WalError {
-    match is_full(&source) {
-        true => WalError::NoSpace { file: name.to_owned() },
-        false => io_error(action, name, source),
     }
 }
 
