@@ -76,15 +76,20 @@ impl LinkService {
         Ok(answer)
     }
 
+    /// Says no to who shows no certificate where peers have to, before a word of it is waited for: a client of the API
+    /// could else take the places of all peers.
+    fn check_proof(&self, caller: &Caller) -> Result<(), Refused> {
+        if caller.is_trusted() {
+            return Ok(());
+        }
+        one(&self.shared.counters.inbound_hellos_refused);
+        Err(Refused::new(Refused::IDENTITY, "peers have to show a certificate of this fleet"))
+    }
+
     /// Whether a hello comes from the instance that the certificate names.
     fn identify(&self, hello: &[u8], caller: &Caller) -> Result<(), Refused> {
-        let proven = match &caller.proof {
-            Proof::Plaintext => return Ok(()),
-            Proof::None => {
-                return Err(Refused::new(Refused::IDENTITY, "peers have to show a certificate of this fleet"));
-            }
-            Proof::Instance(label) => label,
-        };
+        // Whoever has no proof does not get so far.
+        let Proof::Instance(proven) = &caller.proof else { return Ok(()) };
         let label = self.shared.gate.label_of(hello)?;
         if label == **proven {
             return Ok(());
@@ -102,9 +107,15 @@ impl Link for LinkService {
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
         let caller = caller(&request)?;
         let mut requests = request.into_inner();
-        let first = self.first(&mut requests).await?;
         let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
-        match self.admit(first.hello, &caller)? {
+        let answer = match self.check_proof(&caller) {
+            Ok(()) => {
+                let first = self.first(&mut requests).await?;
+                self.admit(first.hello, &caller)?
+            }
+            Err(refused) => Err(refused),
+        };
+        match answer {
             Ok((from, payload)) => {
                 say_hello(&replies, HelloReply { accepted: true, payload, ..HelloReply::default() })?;
                 self.open(from, requests, replies)?;
@@ -122,6 +133,11 @@ impl Link for LinkService {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let caller = caller(&request)?;
         let mut parts = request.into_inner();
+        if let Err(refused) = self.check_proof(&caller) {
+            let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
+            receive::refuse(&self.shared, &replies, refused).await;
+            return Ok(Response::new(ReceiverStream::new(stream)));
+        }
         let header = self.first(&mut parts).await?.header.ok_or_else(|| Status::invalid_argument("no header"))?;
         let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
         match self.admit(header.hello.clone(), &caller)? {
