@@ -40,6 +40,11 @@ impl Replica {
         self.driver.handle_log_read(group, from, entries);
     }
 
+    /// The stored file of a snapshot that was to be sent is damaged or gone: another is stored.
+    pub fn handle_snapshot_unreadable(&mut self, group: GroupId, place: (Index, Term)) {
+        self.driver.handle_snapshot_unreadable(group, place);
+    }
+
     /// How the sending of a snapshot ended.
     pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
         self.driver.handle_snapshot_sent(group, to, arrived);

@@ -29,7 +29,7 @@ use super::{
     health::Health,
     input::Input,
     shared::Shared,
-    snapshots,
+    snapshots::{self, Unsent},
 };
 use crate::control::EventKind;
 
@@ -109,6 +109,9 @@ impl Loop {
                 self.replica.handle_snapshot_stored(group, index, stored);
             }
             Input::LogRead { group, from, entries } => self.replica.handle_log_read(group, from, &entries),
+            Input::SnapshotUnreadable { group, index, term } => {
+                self.replica.handle_snapshot_unreadable(group, (index, term));
+            }
             Input::SnapshotSent { group, to, arrived } => self.replica.handle_snapshot_sent(group, to, arrived),
             Input::Persisted { round, holding_back } => {
                 self.replica.handle_persisted(round);
@@ -328,24 +331,35 @@ impl Loop {
     fn send_snapshot(&self, to: NodeId, place: (GroupId, Index, Term), message: Bytes) {
         let (transport, store) = (self.transport.clone(), Arc::clone(&self.doorkeeper.snapshots));
         let inputs = self.input_sender.clone();
-        let group = place.0;
         self.runtime.spawn(async move {
             let meta = snapshots::meta(place, &message);
+            let (group, index, term) = place;
             let sent = match tokio::task::spawn_blocking(move || snapshots::open(&store, place)).await {
                 Ok(Ok(file)) => match transport.send_snapshot(to, meta, file).await {
                     // Another group's is on its way to this peer: this one is asked for again.
                     Ok(Err(SnapshotSendError::Busy)) => Err(None),
-                    Ok(sent) => sent.map_err(|error| Some(error.to_string())),
-                    Err(error) => Err(Some(error.to_string())),
+                    Ok(Err(SnapshotSendError::Unreadable(error))) => Err(Some(Unsent::Unreadable(error))),
+                    Ok(sent) => sent.map_err(|error| Some(Unsent::Passing(error.to_string()))),
+                    Err(error) => Err(Some(Unsent::Passing(error.to_string()))),
                 },
                 Ok(Err(error)) => Err(Some(error)),
-                Err(error) => Err(Some(error.to_string())),
+                Err(error) => Err(Some(Unsent::Passing(error.to_string()))),
             };
-            if let Err(Some(error)) = &sent {
-                warn!(error, group = group.0, to = to.0, "a snapshot did not arrive");
+            let mut news = Vec::new();
+            match &sent {
+                Err(Some(Unsent::Unreadable(error))) => {
+                    warn!(error, group = group.0, to = to.0, "a stored snapshot cannot be sent: it is stored anew");
+                    news.push(Input::SnapshotUnreadable { group, index, term });
+                }
+                Err(Some(Unsent::Passing(error))) => {
+                    warn!(error, group = group.0, to = to.0, "a snapshot did not arrive");
+                }
+                Err(None) | Ok(()) => {}
             }
-            let arrived = sent.is_ok();
-            drop(tokio::task::spawn_blocking(move || inputs.send(Input::SnapshotSent { group, to, arrived })).await);
+            news.push(Input::SnapshotSent { group, to, arrived: sent.is_ok() });
+            let telling = move || news.into_iter().try_for_each(|input| inputs.send(input));
+            // The replica thread is gone only when the process is about to end.
+            drop(tokio::task::spawn_blocking(telling).await);
         });
     }
 

@@ -22,6 +22,8 @@ pub enum Input {
     SnapshotStored { group: GroupId, index: Index, stored: bool },
     /// Entries were read back from the log.
     LogRead { group: GroupId, from: Index, entries: Vec<(Index, Term, Bytes)> },
+    /// The stored file of a snapshot that was to be sent is damaged or gone.
+    SnapshotUnreadable { group: GroupId, index: Index, term: Term },
     /// The sending of a snapshot ended.
     SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
     /// That round and all before it are on disk.

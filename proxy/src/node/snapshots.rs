@@ -187,15 +187,34 @@ impl SnapshotSource for Stored {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buffer).map_err(io::Error::other)
+        self.0.read_at(offset, buffer).map_err(|error| io::Error::other(in_short(error)))
     }
 }
 
+/// Why a snapshot was not sent.
+pub enum Unsent {
+    /// Its file is damaged or gone: it will never be.
+    Unreadable(String),
+    /// It may be another time.
+    Passing(String),
+}
+
 /// Opens a stored snapshot file for the wire.
-pub fn open(store: &Store, place: (GroupId, Index, Term)) -> Result<Arc<dyn SnapshotSource>, String> {
-    let store = store.get().ok_or("the instance is starting")?;
-    let raw = store.open_raw(place.0, place.1, place.2).map_err(|error| error.to_string())?;
-    Ok(Arc::new(Stored(raw)))
+pub fn open(store: &Store, place: (GroupId, Index, Term)) -> Result<Arc<dyn SnapshotSource>, Unsent> {
+    let store = store.get().ok_or_else(|| Unsent::Passing("the instance is starting".to_owned()))?;
+    match store.open_raw(place.0, place.1, place.2) {
+        Ok(raw) => Ok(Arc::new(Stored(raw))),
+        Err(error @ WalError::Starved { .. }) => Err(Unsent::Passing(error.to_string())),
+        Err(error) => Err(Unsent::Unreadable(in_short(error))),
+    }
+}
+
+/// What is wrong with a stored file, without the advice for one that an instance cannot start with.
+fn in_short(error: WalError) -> String {
+    match error {
+        WalError::CorruptFile { file, what } => format!("{file} is damaged: {what}"),
+        other => other.to_string(),
+    }
 }
 
 fn refused(text: impl ToString) -> Refused {

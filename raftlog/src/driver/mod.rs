@@ -269,6 +269,15 @@ impl Driver {
         }
     }
 
+    /// The stored file of a snapshot that was to be sent is damaged or gone. Another is asked for, by `Action::Snapshot`;
+    /// how the sending ended is told as ever.
+    pub fn handle_snapshot_unreadable(&mut self, group: GroupId, (index, term): (Index, Term)) {
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.snapshot_unreadable(index.0, term.0);
+            self.dirty.insert(group.0 as usize);
+        }
+    }
+
     /// What `Action::ReadLog` asked for: the encoded entries from `from` on, without a gap.
     pub fn handle_log_read(&mut self, group: GroupId, from: Index, entries: &[(Index, Term, Bytes)]) {
         if let Some(found) = self.groups.get_mut(group.0 as usize) {

@@ -4,6 +4,7 @@ mod alone;
 mod hostile;
 mod leaving;
 mod liveness;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -177,7 +178,11 @@ impl Fleet {
             }
             Action::SendSnapshot { to, group, index, term, message } => {
                 let arrives = reaches(&to);
-                let text = self.files[&(id, index, term)].clone();
+                let Some(text) = self.files.get(&(id, index, term)).cloned() else {
+                    self.driver(id).handle_snapshot_unreadable(group, (index, term));
+                    self.driver(id).handle_snapshot_sent(group, to, false);
+                    return;
+                };
                 if let Some(driver) = self.drivers.get_mut(&to).filter(|_| arrives)
                     && driver.handle_snapshot(id, group, &message, (index, term))
                 {

@@ -172,6 +172,19 @@ impl Group {
         self.node.report_snapshot(to.0, status);
     }
 
+    /// The stored file of that snapshot is damaged or gone, and nothing of it will be sent any more: the state in memory is
+    /// stored anew.
+    pub fn snapshot_unreadable(&mut self, index: u64, term: u64) {
+        let log = self.node.mut_store();
+        let is_it = |snapshot: &mut Snapshot| {
+            let metadata = snapshot.get_metadata();
+            (metadata.index, metadata.term) == (index, term)
+        };
+        if log.sendable.take_if(is_it).is_some() {
+            log.wanted.set(true);
+        }
+    }
+
     /// Notes a received snapshot in the log and for the disk.
     pub fn take_snapshot(&mut self, snapshot: &Snapshot, persist: &mut Persist) -> (u64, u64) {
         let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);

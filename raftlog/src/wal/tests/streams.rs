@@ -139,6 +139,29 @@ fn a_file_that_is_being_sent_outlives_the_next_snapshot() {
 }
 
 #[test]
+fn nothing_of_a_damaged_chunk_is_sent() {
+    let disk = MemDisk::new();
+    let snapshots = store(&disk);
+    snapshots.save(GROUP, Index(7), Term(2), b"members", &body(3 * CHUNK + 5)).unwrap();
+    let name = disk.list().unwrap().remove(0);
+    let raw = snapshots.open_raw(GROUP, Index(7), Term(2)).unwrap();
+    let second = (64 + 7 + 4 + CHUNK) as u64;
+    disk.flip(&name, second + 100, 1).unwrap();
+    raw.read_at(0, &mut vec![0; second as usize]).unwrap();
+    for offset in [second, second + 101, second + CHUNK as u64] {
+        let read = raw.read_at(offset, &mut [0; 4]);
+        assert!(matches!(&read, Err(WalError::CorruptFile { what, .. }) if what.contains("chunk 1")), "{read:?}");
+    }
+    // What follows it is as it was.
+    let mut last = [0; 5];
+    raw.read_at(raw.length() - 5, &mut last).unwrap();
+    assert_eq!(last, body(3 * CHUNK + 5)[3 * CHUNK..]);
+    disk.flip(&name, 66, 1).unwrap();
+    let opened = snapshots.open_raw(GROUP, Index(7), Term(2)).map(drop);
+    assert!(matches!(opened, Err(WalError::CorruptFile { what, .. }) if what.contains("meta")));
+}
+
+#[test]
 fn what_was_received_is_installed_as_it_was_sent() {
     let (_, whole) = stored(3 * CHUNK + 5);
     for (seed, step) in [7, 64, 65, CHUNK + 4, 10 * CHUNK].into_iter().enumerate() {
