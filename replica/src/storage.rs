@@ -226,12 +226,13 @@ pub fn store_snapshot(
     snapshots.save_with(group, index, term, meta, |out| state.write_to(out))
 }
 
-/// Reads and checks a snapshot that was received.
+/// Reads and checks a snapshot that was received: its state, and what its file has beside it.
 ///
 /// # Errors
 /// If it is not a snapshot of that group, index and term, says why.
-pub fn read_received(received: &Received) -> Result<GroupState, WalError> {
+pub fn read_received(received: &Received) -> Result<(GroupState, Bytes), WalError> {
     let mut reader = received.reader()?;
+    let meta = Bytes::copy_from_slice(reader.meta());
     let read = GroupState::read_from(received.group(), &mut reader);
     // A damaged file is told of before what follows from it.
     reader.finish()?;
@@ -239,7 +240,7 @@ pub fn read_received(received: &Received) -> Result<GroupState, WalError> {
     let state = read.map_err(|error| unusable(error.to_string()))?;
     let (found, wanted) = (state.applied().0, received.index().0);
     if found == wanted {
-        return Ok(state);
+        return Ok((state, meta));
     }
     Err(unusable(format!("it is the state at index {found}, and should be that at {wanted}")))
 }

@@ -96,8 +96,8 @@ impl Loop {
         match input {
             Input::Net(event) => self.hear(event),
             Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
-            Input::Snapshot { from, group, message, state, received } => {
-                if self.replica.handle_snapshot(from, group, &message, received.term(), *state) {
+            Input::Snapshot { from, group, message, content, received } => {
+                if self.replica.handle_snapshot(from, group, &message, received.term(), *content) {
                     // The core takes the newest of those that wait: an earlier one is never named any more.
                     self.received.retain(|(of, ..), _| *of != group);
                     let text = format!("a snapshot of group {group} at index {} came in", received.index());

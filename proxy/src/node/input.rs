@@ -16,8 +16,8 @@ pub enum Input {
     Net(net::Event),
     /// A peer was let in, in this life.
     PeerSeen(InstanceId, Incarnation),
-    /// A snapshot came in whole.
-    Snapshot { from: NodeId, group: GroupId, message: Bytes, state: Box<GroupState>, received: Box<Received> },
+    /// A snapshot came in whole: `content` is what `read_received` found in it.
+    Snapshot { from: NodeId, group: GroupId, message: Bytes, content: Box<(GroupState, Bytes)>, received: Box<Received> },
     /// A snapshot was written to a file, or could not be.
     SnapshotStored { group: GroupId, index: Index, stored: bool },
     /// Entries were read back from the log.

@@ -160,11 +160,11 @@ impl SnapshotSink for Sink {
     fn finish(mut self: Box<Self>) -> Result<(), Refused> {
         let Some(part) = self.part.take() else { return Err(refused("it is over")) };
         let received = part.receiving.finish().map_err(refused)?;
-        let state = read_received(&received).map_err(refused)?;
+        let content = read_received(&received).map_err(refused)?;
         info!(group = part.place.0.0, from = self.from.0, bytes = received.bytes(), "a snapshot came in");
         let message = std::mem::take(&mut self.message);
         let (from, group) = (self.from, part.place.0);
-        let input = Input::Snapshot { from, group, message, state: Box::new(state), received: Box::new(received) };
+        let input = Input::Snapshot { from, group, message, content: Box::new(content), received: Box::new(received) };
         self.inputs.send(input).map_err(|_| refused("the instance is stopping"))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     driver::{
         action::{Action, Install},
         config::{Counters, DriverConfig},
-        members::encode_meta,
+        members::{encode_meta, snapshot_time},
     },
     plant::{self, Plant},
     types::{Index, Record, State, Term},
@@ -188,7 +188,7 @@ impl Group {
     /// Notes a received snapshot in the log and for the disk.
     pub fn take_snapshot(&mut self, snapshot: &Snapshot, persist: &mut Persist) -> (u64, u64) {
         let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
-        let time_ms = snapshot.data.first_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time));
+        let time_ms = snapshot_time(snapshot);
         self.node.mut_store().restore(snapshot, time_ms);
         // One of its own that is being stored is older.
         self.taking = None;
