@@ -1,7 +1,7 @@
 //! The snapshots thread: writes the states that the replica hands in to files, while the log goes on.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -91,7 +91,14 @@ fn read_meta(mut meta: Bytes) -> Option<((GroupId, Index, Term), Bytes)> {
 
 /// Files that peers are sending, each kept while its connection is replaced.
 #[derive(Default)]
-pub struct Incoming(Mutex<HashMap<NodeId, Part>>);
+pub struct Incoming(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    parts: HashMap<NodeId, Part>,
+    /// Who left the fleet, for good: what is still open of it is not kept when it breaks off.
+    departed: HashSet<NodeId>,
+}
 
 /// What came of a file so far.
 struct Part {
@@ -121,8 +128,13 @@ impl Incoming {
         let (place, message) =
             read_meta(offer.meta).ok_or_else(|| refused("what goes with the snapshot makes no sense"))?;
         let store = store.get().ok_or_else(|| refused("the instance is starting"))?;
+        let mut kept = self.kept();
+        if kept.departed.contains(&from) {
+            return Err(refused("the sender left the fleet"));
+        }
         // One part a peer: an earlier transfer of it, or of an earlier life of it, is over.
-        let begun = self.parts().remove(&from).filter(|part| part.transfer == offer.transfer && part.place == place);
+        let begun = kept.parts.remove(&from).filter(|part| part.transfer == offer.transfer && part.place == place);
+        drop(kept);
         let part = match begun {
             Some(part) => part,
             None => {
@@ -134,12 +146,14 @@ impl Incoming {
         Ok(Box::new(Sink { from, message, part: Some(part), incoming, inputs: inputs.clone() }))
     }
 
-    /// Drops what came of a file that nobody goes on with.
+    /// Drops what came of a file that nobody goes on with: `from` left the fleet.
     pub fn forget(&self, from: NodeId) {
-        self.parts().remove(&from);
+        let mut kept = self.kept();
+        kept.departed.insert(from);
+        kept.parts.remove(&from);
     }
 
-    fn parts(&self) -> MutexGuard<'_, HashMap<NodeId, Part>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -173,7 +187,10 @@ impl Drop for Sink {
     fn drop(&mut self) {
         // Broken off: its peer may go on where it was.
         if let Some(part) = self.part.take() {
-            self.incoming.parts().insert(self.from, part);
+            let mut kept = self.incoming.kept();
+            if !kept.departed.contains(&self.from) {
+                kept.parts.insert(self.from, part);
+            }
         }
     }
 }
@@ -222,3 +239,6 @@ fn refused(text: impl ToString) -> Refused {
 }
 
 const META_HEAD_BYTES: usize = 20;
+
+#[cfg(test)]
+mod tests;
