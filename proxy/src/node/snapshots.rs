@@ -96,6 +96,8 @@ pub struct Incoming(Mutex<Kept>);
 #[derive(Default)]
 struct Kept {
     parts: HashMap<NodeId, Part>,
+    /// What came of the last file of each that was there as a whole: its connection may have been lost meanwhile.
+    ended: HashMap<NodeId, Ended>,
     /// Who left the fleet, for good: what is still open of it is not kept when it breaks off.
     departed: HashSet<NodeId>,
 }
@@ -105,6 +107,29 @@ struct Part {
     transfer: u64,
     place: (GroupId, Index, Term),
     receiving: Receiving,
+}
+
+/// A transfer that was read to its end.
+struct Ended {
+    transfer: u64,
+    result: Result<(), Refused>,
+}
+
+/// A file that was taken under the same number before.
+struct Taken(u64);
+
+impl SnapshotSink for Taken {
+    fn have_bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn append(&mut self, _: &[u8]) -> Result<(), Refused> {
+        Err(refused("it is over"))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Refused> {
+        Ok(())
+    }
 }
 
 /// Takes one snapshot file: what came is kept when the connection breaks, and read and given to the replica at its end.
@@ -132,6 +157,11 @@ impl Incoming {
         if kept.departed.contains(&from) {
             return Err(refused("the sender left the fleet"));
         }
+        if let Some(ended) = kept.ended.remove(&from).filter(|ended| ended.transfer == offer.transfer) {
+            let result = ended.result.clone();
+            kept.ended.insert(from, ended);
+            return result.map(|()| Box::new(Taken(offer.total_bytes)) as Box<dyn SnapshotSink>);
+        }
         // One part a peer: an earlier transfer of it, or of an earlier life of it, is over.
         let begun = kept.parts.remove(&from).filter(|part| part.transfer == offer.transfer && part.place == place);
         drop(kept);
@@ -151,6 +181,7 @@ impl Incoming {
         let mut kept = self.kept();
         kept.departed.insert(from);
         kept.parts.remove(&from);
+        kept.ended.remove(&from);
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -173,6 +204,19 @@ impl SnapshotSink for Sink {
 
     fn finish(mut self: Box<Self>) -> Result<(), Refused> {
         let Some(part) = self.part.take() else { return Err(refused("it is over")) };
+        let transfer = part.transfer;
+        let result = self.hand_in(part);
+        let mut kept = self.incoming.kept();
+        if !kept.departed.contains(&self.from) {
+            kept.ended.insert(self.from, Ended { transfer, result: result.clone() });
+        }
+        result
+    }
+}
+
+impl Sink {
+    /// Reads the file and gives it to the replica.
+    fn hand_in(&mut self, part: Part) -> Result<(), Refused> {
         let received = part.receiving.finish().map_err(refused)?;
         let content = read_received(&received).map_err(refused)?;
         info!(group = part.place.0.0, from = self.from.0, bytes = received.bytes(), "a snapshot came in");

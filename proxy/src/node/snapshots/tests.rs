@@ -60,3 +60,27 @@ fn a_transfer_that_breaks_off_goes_on_unless_its_sender_left() {
     assert!(receiver.incoming.kept().parts.is_empty());
     assert!(receiver.offer(7, 100).is_err());
 }
+
+/// The connection is lost while the file is read: the sender asks again, under the same number.
+#[test]
+fn what_came_of_a_whole_file_is_told_again() {
+    for good in [true, false] {
+        let receiver = Receiver::new();
+        let bytes = file(good);
+        let total = bytes.len() as u64;
+        let mut sink = receiver.offer(7, total).unwrap();
+        sink.append(&bytes).unwrap();
+        let result = sink.finish();
+        assert_eq!(result.is_ok(), good, "{result:?}");
+        for _ in 0..2 {
+            let again = receiver.offer(7, total);
+            let again = again.and_then(|sink| {
+                assert_eq!(sink.have_bytes(), total, "nothing is to be sent again");
+                sink.finish()
+            });
+            assert_eq!(again, result);
+        }
+        assert_eq!(receiver.arrived.try_iter().count(), usize::from(good));
+        assert_eq!(receiver.offer(8, total).unwrap().have_bytes(), 0, "another transfer begins anew");
+    }
+}
