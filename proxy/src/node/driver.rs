@@ -94,7 +94,7 @@ impl Loop {
     /// Puts one input to the replica; true ends the loop.
     fn take(&mut self, input: Input) -> bool {
         match input {
-            Input::Net(event) => self.hear(event),
+            Input::Net(event, _held) => self.hear(event),
             Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
             Input::Snapshot { from, group, message, content, received } => {
                 if self.replica.handle_snapshot(from, group, &message, received.term(), *content) {
@@ -413,7 +413,7 @@ impl Loop {
 /// The bytes of an input that may end up in the log.
 fn payload_bytes(input: &Input) -> usize {
     match input {
-        Input::Net(Event::Frame { bytes, .. }) => bytes.len(),
+        Input::Net(Event::Frame { bytes, .. }, _) => bytes.len(),
         Input::Submit { command, .. } => match command.as_ref() {
             ControlCommand::KvPut { value, .. } => value.len(),
             _ => 0,

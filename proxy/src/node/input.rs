@@ -8,12 +8,12 @@ use raftlog::{GroupId, Index, NodeId, Term, net, wal::Received};
 use replica::{Chosen, GroupState, Replica, Submitted};
 use tokio::sync::oneshot;
 
-use super::disk::Stall;
+use super::{disk::Stall, gate::Held};
 
 /// One thing that happened, or that somebody wants.
 pub enum Input {
-    /// From a peer's link.
-    Net(net::Event),
+    /// From a peer's link; its bytes count as waiting until it is taken.
+    Net(net::Event, Held),
     /// A peer was let in, in this life.
     PeerSeen(InstanceId, Incarnation),
     /// A snapshot came in whole: `content` is what `read_received` found in it.

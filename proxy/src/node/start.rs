@@ -170,7 +170,7 @@ impl Node {
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let snapshot_bytes_per_second = NonZeroU64::new(config.fleet.limits.max_snapshot_rate);
         let options = Options { tls, local_address: Some(own), snapshot_bytes_per_second, ..Options::default() };
-        let inbox = Arc::new(NetInbox(inputs.clone()));
+        let inbox = Arc::new(NetInbox::new(inputs.clone()));
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());
         let fleet = Fleet {
@@ -287,10 +287,10 @@ impl Begin {
             loop {
                 match inputs.recv_timeout(TICK) {
                     Ok(Input::Stop) => return,
-                    Ok(Input::Net(raftlog::net::Event::Refused { label, refused, .. })) => {
+                    Ok(Input::Net(raftlog::net::Event::Refused { label, refused, .. }, _)) => {
                         note_refusal(&self.shared, &label, &refused);
                     }
-                    Ok(Input::Net(raftlog::net::Event::LinkUp { label, .. })) => self.shared.let_in_by(&label),
+                    Ok(Input::Net(raftlog::net::Event::LinkUp { label, .. }, _)) => self.shared.let_in_by(&label),
                     // Peers send again what they need answered; people are told that this instance is starting.
                     Ok(_) | Err(_) => {}
                 }

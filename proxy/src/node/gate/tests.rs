@@ -147,3 +147,29 @@ fn the_fleets_birth_does_not_wait_for_the_disk() {
         thread::sleep(Duration::from_millis(2)); // between two looks
     }
 }
+
+#[test]
+fn frames_that_wait_have_bounded_bytes_and_news_of_links_always_have_room() {
+    let page = include_str!("../../../../docs/protocol.md");
+    let limit = format!("\n| bytes of frames that wait for the replica, of all peers | {FRAMES_WAITING_BYTES_MAX} |");
+    assert!(page.contains(&limit), "docs/protocol.md lacks it");
+    let (inputs, waiting) = sync_channel(1 << 10);
+    let inbox = NetInbox::new(inputs);
+    let frame = || Event::Frame { from: NodeId(2), bytes: Bytes::from(vec![0; 1 << 20]) };
+    for _ in 0..FRAMES_WAITING_BYTES_MAX >> 20 {
+        inbox.offer(frame()).unwrap();
+    }
+    assert_eq!(inbox.offer(frame()), Err(frame()));
+    inbox.offer(Event::LinkUp { peer: NodeId(2), label: "b".into() }).unwrap();
+    drop(waiting.recv().unwrap());
+    inbox.offer(frame()).unwrap();
+    assert_eq!(inbox.offer(frame()), Err(frame()));
+    // What does not reach the queue does not count either.
+    let taken = waiting.try_iter().count();
+    assert_eq!(taken, (FRAMES_WAITING_BYTES_MAX >> 20) + 1);
+    drop(waiting);
+    for _ in 0..=FRAMES_WAITING_BYTES_MAX >> 20 {
+        assert_eq!(inbox.offer(frame()), Err(frame()));
+    }
+    assert_eq!(inbox.waiting.load(Ordering::Relaxed), 0);
+}
