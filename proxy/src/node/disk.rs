@@ -17,7 +17,7 @@ use raftlog::{
 use replica::storage::Storage;
 use tracing::{error, info, warn};
 
-use super::input::Input;
+use super::{input::Input, threads};
 use crate::metrics::LogCounters;
 
 /// A round to be stored.
@@ -86,8 +86,17 @@ pub fn start(
 ) -> std::io::Result<(Sender<Work>, JoinHandle<()>)> {
     // The replica bounds what waits here: `raftlog::driver::ROUNDS_IN_FLIGHT_MAX`.
     let (sender, work) = channel();
-    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
-        LogThread { storage, inputs, usage, stopping, stall: None, postponed: Vec::new(), postponed_at: Instant::now() }.run(&work);
+    let thread = threads::start("log", move || {
+        LogThread {
+            storage,
+            inputs,
+            usage,
+            stopping,
+            stall: None,
+            postponed: Vec::new(),
+            postponed_at: Instant::now(),
+        }
+        .run(&work);
     })?;
     Ok((sender, thread))
 }

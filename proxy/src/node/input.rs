@@ -17,7 +17,13 @@ pub enum Input {
     /// A peer was let in, in this life.
     PeerSeen(InstanceId, Incarnation),
     /// A snapshot came in whole: `content` is what `read_received` found in it.
-    Snapshot { from: NodeId, group: GroupId, message: Bytes, content: Box<(GroupState, Bytes)>, received: Box<Received> },
+    Snapshot {
+        from: NodeId,
+        group: GroupId,
+        message: Bytes,
+        content: Box<(GroupState, Bytes)>,
+        received: Box<Received>,
+    },
     /// A snapshot was written to a file, or could not be.
     SnapshotStored { group: GroupId, index: Index, stored: bool },
     /// Entries were read back from the log.

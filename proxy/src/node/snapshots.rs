@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         mpsc::{Receiver, Sender, SyncSender, channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -24,7 +24,7 @@ use replica::{
 };
 use tracing::{info, warn};
 
-use super::input::Input;
+use super::{input::Input, threads};
 
 /// The store, once the instance has begun.
 pub type Store = Arc<OnceLock<SnapshotStore>>;
@@ -42,7 +42,7 @@ pub struct Job {
 pub fn start(store: SnapshotStore, inputs: SyncSender<Input>) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
     // A group has one job at a time.
     let (sender, jobs): (Sender<Job>, Receiver<Job>) = channel();
-    let thread = thread::Builder::new().name("snapshots".to_owned()).spawn(move || {
+    let thread = threads::start("snapshots", move || {
         for job in jobs {
             let (group, index) = (job.group, job.index);
             let stored = write(&store, &job);

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use arc_swap::ArcSwap;
@@ -40,7 +40,7 @@ use super::{
     input::Input,
     names,
     shared::Shared,
-    snapshots,
+    snapshots, threads,
 };
 use crate::{
     config::{Config, Host},
@@ -364,20 +364,9 @@ impl Begin {
     }
 }
 
-fn spawn_replica(threads: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
-    let body = move || {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        if ended.is_err() {
-            // Whatever it was, this replica's memory is not to be trusted; its log is.
-            tracing::error!("the replica thread panicked: stopping at once");
-            std::process::abort();
-        }
-    };
-    let thread = thread::Builder::new()
-        .name("replica".to_owned())
-        .spawn(body)
-        .map_err(|error| StartError::System("thread", error.to_string()))?;
-    threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+fn spawn_replica(running: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let thread = threads::start("replica", run).map_err(|error| StartError::System("thread", error.to_string()))?;
+    running.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     Ok(())
 }
 

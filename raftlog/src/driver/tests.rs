@@ -453,7 +453,13 @@ fn a_state_of_another_index_is_not_installed_and_not_stored() {
     let message = snapshots::message(&fleet, leader, late, 55);
     let before = fleet.drivers[&late].counters().frames_malformed;
     let term = fleet.drivers[&leader].status(GROUP).unwrap().term;
-    assert!(!fleet.driver(late).handle_snapshot(leader, GROUP, &message, (Index(54), term), &snapshots::meta_of(&message)));
+    assert!(!fleet.driver(late).handle_snapshot(
+        leader,
+        GROUP,
+        &message,
+        (Index(54), term),
+        &snapshots::meta_of(&message)
+    ));
     assert_eq!(fleet.drivers[&late].counters().frames_malformed, before + 1);
     assert!(!fleet.driver(late).poll().iter().any(|action| matches!(action, Action::Persist { .. })));
     // The owner's own state: then this replica is beyond repair, and says and stores nothing more.
