@@ -3,7 +3,11 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc::SyncSender},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::SyncSender,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -220,10 +224,17 @@ impl Gate for Doorkeeper {
     }
 }
 
-/// Peers' events go to the replica thread.
+/// Peers' events go to the replica thread; of frames only so many bytes wait for it.
 pub struct NetInbox {
-    pub inputs: SyncSender<Input>,
-    pub shared: Arc<Shared>,
+    inputs: SyncSender<Input>,
+    shared: Arc<Shared>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl NetInbox {
+    pub fn new(inputs: SyncSender<Input>, shared: Arc<Shared>) -> Self {
+        Self { inputs, shared, waiting: Arc::default() }
+    }
 }
 
 impl Inbox for NetInbox {
@@ -233,8 +244,13 @@ impl Inbox for NetInbox {
         if matches!(event, Event::Frame { .. }) && self.shared.grpc_shut.load(Ordering::Relaxed) {
             return Err(event);
         }
-        self.inputs.try_send(Input::Net(event)).map_err(|error| match error {
-            TrySendError::Full(Input::Net(event)) | TrySendError::Disconnected(Input::Net(event)) => event,
+        let bytes = match &event {
+            Event::Frame { bytes, .. } => bytes.len(),
+            _ => 0,
+        };
+        let Some(held) = Held::take(&self.waiting, bytes) else { return Err(event) };
+        self.inputs.try_send(Input::Net(event, held)).map_err(|error| match error {
+            TrySendError::Full(Input::Net(event, _)) | TrySendError::Disconnected(Input::Net(event, _)) => event,
             // Only `Net` was sent.
             TrySendError::Full(_) | TrySendError::Disconnected(_) => {
                 Event::Frame { from: NodeId(0), bytes: Bytes::new() }
@@ -242,6 +258,31 @@ impl Inbox for NetInbox {
         })
     }
 }
+
+/// The bytes of a frame that waits, given back when this is dropped.
+pub struct Held {
+    bytes: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Nothing where that many more would be too many. What is no frame always has room.
+    fn take(waiting: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let more = |held: usize| Some(held + bytes).filter(|sum| bytes == 0 || *sum <= FRAMES_WAITING_BYTES_MAX);
+        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { bytes, waiting: Arc::clone(waiting) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Most bytes of frames that wait for the replica thread, from all peers: two rounds' worth. What comes beyond it is
+/// dropped, as Raft sends it again.
+pub const FRAMES_WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// How long the birth of a fleet waits for listed instances that do not answer: longer than a dial and its hello.
 const BIRTH_PATIENCE: Duration = Duration::from_secs(4);

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use arc_swap::ArcSwap;
@@ -40,7 +40,7 @@ use super::{
     input::Input,
     names,
     shared::Shared,
-    snapshots,
+    snapshots, threads,
 };
 use crate::{
     config::{Config, Host},
@@ -170,7 +170,7 @@ impl Node {
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let snapshot_bytes_per_second = NonZeroU64::new(config.fleet.limits.max_snapshot_rate);
         let options = Options { tls, local_address: Some(own), snapshot_bytes_per_second, ..Options::default() };
-        let inbox = Arc::new(NetInbox { inputs: inputs.clone(), shared: Arc::clone(&shared) });
+        let inbox = Arc::new(NetInbox::new(inputs.clone(), Arc::clone(&shared)));
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());
         let fleet = Fleet {
@@ -288,10 +288,10 @@ impl Begin {
             loop {
                 match inputs.recv_timeout(TICK) {
                     Ok(Input::Stop) => return,
-                    Ok(Input::Net(raftlog::net::Event::Refused { label, refused, .. })) => {
+                    Ok(Input::Net(raftlog::net::Event::Refused { label, refused, .. }, _)) => {
                         note_refusal(&self.shared, &label, &refused);
                     }
-                    Ok(Input::Net(raftlog::net::Event::LinkUp { label, .. })) => self.shared.let_in_by(&label),
+                    Ok(Input::Net(raftlog::net::Event::LinkUp { label, .. }, _)) => self.shared.let_in_by(&label),
                     // Peers send again what they need answered; people are told that this instance is starting.
                     Ok(_) | Err(_) => {}
                 }
@@ -365,20 +365,9 @@ impl Begin {
     }
 }
 
-fn spawn_replica(threads: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
-    let body = move || {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        if ended.is_err() {
-            // Whatever it was, this replica's memory is not to be trusted; its log is.
-            tracing::error!("the replica thread panicked: stopping at once");
-            std::process::abort();
-        }
-    };
-    let thread = thread::Builder::new()
-        .name("replica".to_owned())
-        .spawn(body)
-        .map_err(|error| StartError::System("thread", error.to_string()))?;
-    threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+fn spawn_replica(running: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let thread = threads::start("replica", run).map_err(|error| StartError::System("thread", error.to_string()))?;
+    running.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     Ok(())
 }
 
@@ -462,10 +451,7 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
         })
     };
     Ok(ReplicaConfig {
-        driver: DriverConfig {
-            tuning: tuning(config),
-            ..DriverConfig::new(NodeId(id), seed)
-        },
+        driver: DriverConfig { tuning: tuning(config), ..DriverConfig::new(NodeId(id), seed) },
         incarnation: identity.incarnation,
         lease_ms: founding.lease_ms,
         pins_per_group_max: (limits.max_pins / u64::from(identity.pin_groups.max(1))).max(1) as usize,

@@ -95,7 +95,7 @@ fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, syncs: 
 }
 
 fn store(wal: &mut Wal, batch: &mut Round, syncs: &AtomicU64) -> std::result::Result<(), WalError> {
-    for received in batch.received.drain(..) {
+    for mut received in batch.received.drain(..) {
         received.install()?;
     }
     wal.append(&batch.records, batch.sync)?;

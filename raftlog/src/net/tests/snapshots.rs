@@ -207,6 +207,43 @@ fn a_broken_transfer_goes_on_where_it_was() {
     assert_eq!(value(&one.counters().snapshots_sent), 1);
 }
 
+/// Its connection broke while the file was read: the next one finds the sender's turn taken, for as long as that takes.
+#[test]
+fn a_peer_that_still_reads_what_it_has_is_waited_for() {
+    let seven = Node::start_with(7, Options { snapshot_tries_max: 2, ..options() }, 100);
+    let two = Node::start(2);
+    seven.set_peers(&[&two]);
+    seven.until_up(&two);
+    two.gate.installing.set_down(true);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| by_hand(&two, vec![header(2), chunk(0, b"ab", crc32c::crc32c(b"ab"))], false));
+        eventually("arrival", || value(&two.counters().snapshot_bytes_received) == 2);
+        let second = seven.transport.send_snapshot(two.id, Bytes::new(), Arc::new(body(10)));
+        eventually("more refusals than tries", || value(&two.counters().inbound_shed) > 3);
+        two.gate.installing.set_down(false);
+        assert!(first.join().unwrap().unwrap().accepted);
+        assert_eq!(seven.runtime().block_on(second).unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn a_peer_that_never_is_done_is_given_up() {
+    let hasty = Options { snapshot_tries_max: 2, snapshot_install_timeout: Duration::from_millis(100), ..options() };
+    let seven = Node::start_with(7, hasty, 100);
+    let two = Node::start(2);
+    seven.set_peers(&[&two]);
+    seven.until_up(&two);
+    two.gate.installing.set_down(true);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| by_hand(&two, vec![header(2), chunk(0, b"ab", crc32c::crc32c(b"ab"))], false));
+        eventually("arrival", || value(&two.counters().snapshot_bytes_received) == 2);
+        let sent = send(&seven, two.id, body(10));
+        assert!(matches!(sent, Err(SnapshotSendError::PeerBusy(_))), "{sent:?}");
+        two.gate.installing.set_down(false);
+        assert!(first.join().unwrap().unwrap().accepted);
+    });
+}
+
 #[test]
 fn a_transfer_that_never_gets_further_is_given_up() {
     let one = Node::start_with(1, Options { snapshot_tries_max: 3, ..options() }, 100);
