@@ -80,6 +80,9 @@ struct StickArguments {
     /// Instances of the fleet.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     instances: u8,
+    /// Instances prove to each other who they are (mTLS), by certificates that `rocinante pki` makes for the run.
+    #[arg(long)]
+    tls: bool,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
     json: bool,
@@ -115,6 +118,9 @@ struct PartitionArguments {
     /// Judge the judge: clients read what instances have applied, which is stale where one is cut off; passes when it is caught.
     #[arg(long)]
     control: bool,
+    /// Instances prove to each other who they are (mTLS), by certificates that `rocinante pki` makes for the run.
+    #[arg(long)]
+    tls: bool,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
     json: bool,

@@ -38,6 +38,8 @@ use crate::moment::{Clock, Moment};
 pub struct Plan {
     /// The binary under test.
     pub binary: PathBuf,
+    /// Whether instances prove to each other who they are.
+    pub tls: bool,
     /// How many instances the fleet has at the start; [`NEWCOMERS`] more join and leave.
     pub instances: u8,
     /// How long a fault lasts, and how long the fleet is left alone after it.
@@ -131,7 +133,7 @@ pub async fn perform(wire: Wire, plan: &Plan, say: &dyn Fn(String)) -> Result<Re
     let farm = Farm::new()?;
     let servers = plant(&farm).await?;
     let all = plan.instances + NEWCOMERS;
-    let hosts = Arc::new(Hosts::new(wire, plan.binary.clone(), Place::new()?, plan.instances, all, &servers)?);
+    let hosts = Arc::new(Hosts::new(wire, plan, Place::new()?, all, &servers).await?);
     let stage = Stage {
         hosts: hosts.clone(),
         digests: Mutex::default(),

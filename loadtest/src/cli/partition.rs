@@ -16,6 +16,7 @@ use super::stick::binary;
 pub fn plan(arguments: &PartitionArguments) -> Result<Plan> {
     Ok(Plan {
         binary: binary(arguments.bin.as_deref())?,
+        tls: arguments.tls,
         instances: arguments.instances,
         phases: phases::chosen(&arguments.phases, arguments.short)?,
         fault: if arguments.short { FAULT_SHORT } else { FAULT },

@@ -78,7 +78,7 @@ pub async fn run(arguments: StickArguments, who: Who) -> Result<ExitCode> {
 
 /// Shows a fleet to people.
 pub async fn demo(arguments: DemoArguments) -> Result<ExitCode> {
-    let maker = Product::Rocinante(binary(arguments.bin.as_deref())?);
+    let maker = Product::Rocinante(binary(arguments.bin.as_deref())?, false);
     let style =
         if arguments.plain || !std::io::stdout().is_terminal() { demo::Style::Plain } else { demo::Style::Screen };
     let passed = demo::show(&maker, arguments.clients, style).await?;
@@ -97,7 +97,7 @@ fn status(outcomes: &[Outcome]) -> ExitCode {
 fn keep(arguments: &StickArguments, product: &Product) -> Keep {
     match product {
         _ if arguments.keep => Keep::Always,
-        Product::Rocinante(_) => Keep::OnFailure,
+        Product::Rocinante(..) => Keep::OnFailure,
         Product::HaProxy(_) => Keep::Never,
     }
 }
@@ -119,7 +119,7 @@ fn chosen(names: &str) -> Result<Vec<Scenario>> {
 fn products(arguments: &StickArguments, who: Who) -> Result<Vec<Product>> {
     let mut products = Vec::new();
     if who == Who::Ours {
-        products.push(Product::Rocinante(binary(arguments.bin.as_deref())?));
+        products.push(Product::Rocinante(binary(arguments.bin.as_deref())?, arguments.tls));
         if arguments.rivals {
             match in_path("haproxy") {
                 Some(path) => products.push(Product::HaProxy(path)),
@@ -153,14 +153,15 @@ pub fn binary(named: Option<&Path>) -> Result<PathBuf> {
 
 /// A product that can be judged, with its binary.
 enum Product {
-    Rocinante(PathBuf),
+    /// With its binary, and whether its instances have certificates.
+    Rocinante(PathBuf, bool),
     HaProxy(PathBuf),
 }
 
 impl Product {
     fn name(&self) -> &'static str {
         match self {
-            Product::Rocinante(_) => OURS,
+            Product::Rocinante(..) => OURS,
             Product::HaProxy(_) => "haproxy",
         }
     }
@@ -170,7 +171,9 @@ impl Product {
 impl Maker for Product {
     async fn make(&self, site: Arc<Site>, instances: u8, servers: &[Server]) -> Result<Arc<dyn Fleet>> {
         Ok(match self {
-            Product::Rocinante(binary) => Arc::new(Rocinante::new(binary.clone(), site, instances, servers).await?),
+            Product::Rocinante(binary, tls) => {
+                Arc::new(Rocinante::new(binary.clone(), site, instances, servers, *tls).await?)
+            }
             Product::HaProxy(binary) => Arc::new(HaProxy::new(binary.clone(), site, instances, servers).await?),
         })
     }

@@ -10,9 +10,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::Plan;
 use super::wire::{self, Wire};
 use crate::error::{Error, Result};
 use crate::fleet::hosts::label_of;
+use crate::fleet::pki;
 use crate::fleet::place::Place;
 use crate::fleet::process::Process;
 use crate::fleet::rocinante::TERMINATE_DEADLINE;
@@ -47,10 +49,13 @@ struct Instance {
 
 impl Hosts {
     /// Writes the configuration; no instance runs yet.
-    pub fn new(wire: Wire, binary: PathBuf, place: Place, founders: u8, all: u8, servers: &[Server]) -> Result<Hosts> {
+    pub async fn new(wire: Wire, plan: &Plan, place: Place, all: u8, servers: &[Server]) -> Result<Hosts> {
+        let (binary, founders) = (plan.binary.clone(), plan.instances);
+        let labels: Vec<String> = (0..all).map(label).collect();
+        let tls = if plan.tls { pki::issue(&binary, place.directory(), NAME, &labels).await? } else { "" };
         for (file, size) in [(FOUNDERS_FILE, founders), (ALL_FILE, all)] {
             let path = place.directory().join(file);
-            std::fs::write(&path, configuration(size, servers))
+            std::fs::write(&path, configuration(size, servers, tls))
                 .map_err(Error::io(format!("writing {}", path.display())))?;
         }
         let instance = |_| Instance {
@@ -284,8 +289,8 @@ pub fn member(number: u8) -> String {
 }
 
 /// The configuration for a fleet of that size: only keys that the documentation names.
-fn configuration(size: u8, servers: &[Server]) -> String {
-    let mut text = format!("[fleet]\nname = \"partition\"\ndata_dir = \"data\"\ngroups = {GROUPS}\n");
+fn configuration(size: u8, servers: &[Server], tls: &str) -> String {
+    let mut text = format!("[fleet]\nname = \"{NAME}\"\ndata_dir = \"data\"\ngroups = {GROUPS}\n{tls}");
     for number in 0..size {
         text += &format!(
             "\n[[fleet.instance]]\nlabel = \"{}\"\naddress = \"{}\"\ngrpc = {GRPC_PORT}\nrest = {REST_PORT}\n\
@@ -304,6 +309,8 @@ fn configuration(size: u8, servers: &[Server]) -> String {
     }
     text
 }
+
+const NAME: &str = "partition";
 
 /// Enough that pins have groups with leaders at every instance; few enough for two cores.
 const GROUPS: u8 = 4;
