@@ -404,9 +404,13 @@ impl Failure {
     fn into_json(self) -> ErrorJson {
         let (error, reason, hint, retry) = match self {
             Self::Refused(error) => return error,
-            Self::Unreached(text) => (text, "unreachable", "name instances that run with --endpoint HOST:REST", "later"),
+            Self::Unreached(text) => {
+                (text, "unreachable", "name instances that run with --endpoint HOST:REST", "later")
+            }
             Self::Reason(text) => (text, "failed", "the error says what is wrong", "never"),
-            Self::Output(error) => (format!("cannot write: {error}"), "failed", "the output does not take more", "never"),
+            Self::Output(error) => {
+                (format!("cannot write: {error}"), "failed", "the output does not take more", "never")
+            }
         };
         ErrorJson { error, reason: reason.into(), hint: hint.into(), retry: retry.into(), paths: Vec::new() }
     }

@@ -462,10 +462,7 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
         })
     };
     Ok(ReplicaConfig {
-        driver: DriverConfig {
-            tuning: tuning(config),
-            ..DriverConfig::new(NodeId(id), seed)
-        },
+        driver: DriverConfig { tuning: tuning(config), ..DriverConfig::new(NodeId(id), seed) },
         incarnation: identity.incarnation,
         lease_ms: founding.lease_ms,
         pins_per_group_max: (limits.max_pins / u64::from(identity.pin_groups.max(1))).max(1) as usize,

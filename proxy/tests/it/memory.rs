@@ -8,13 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use flow::{
-    BackendId, Balance, Bind, Commit, Detector, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
-    OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState, SessionId, Tuning, View,
+    BackendId, Balance, Bind, Commit, Detector, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId,
+    MemberAddress, OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState,
+    SessionId, Tuning, View,
 };
 use proxy::control::{
-    Applied, BackupWriter, Configured, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus, KvItem, KvPage,
-    KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result,
-    Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
+    Applied, BackupWriter, Configured, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus,
+    KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView,
+    Readiness, Result, Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
 };
 
 /// Instance `a` of a fleet in memory; clones share it.
