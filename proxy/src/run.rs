@@ -236,7 +236,7 @@ fn watch_certificates(
         runtime.spawn(async move {
             // Nobody who sends it wants the process to end.
             while hangup.recv().await.is_some() {
-                info!("SIGHUP: there are no certificates to be read again, and the configuration counts from the next start");
+                info!("SIGHUP: there are no certificates to be read again");
             }
         });
         return Ok(None);

@@ -92,7 +92,7 @@ impl<'t> Notes<'t> {
         self.add(&span, "", wrong);
     }
 
-    /// What is between the brackets of the header at `span`, if it is that of something which may be there more than once.
+    /// What is between the brackets of the header at `span`, if there is a list of such tables.
     fn list_header(&self, span: &Range<usize>) -> Option<&'t str> {
         let line = self.text.lines().nth(self.place(span).line.checked_sub(1)?)?;
         let header = line.trim_start().strip_prefix('[')?.trim_start_matches('[').split(']').next()?.trim();

@@ -112,7 +112,7 @@ pub trait Control: Configured + Clone + Send + Sync + 'static {
     /// What happened after the event of that number, oldest first. From memory: never waits.
     fn events(&self, after: u64, limit: usize) -> Vec<Event>;
 
-    /// The committed settings of the log; `None`: every instance goes by its configuration ([`Configured`]). From memory.
+    /// The committed settings of the log; `None`: every instance goes by its configuration. From memory.
     fn tuning(&self) -> Option<Tuning>;
 
     /// Commits settings of the log, or that there are none.

@@ -59,7 +59,7 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// Takes new files when they appear, and on SIGHUP. What is in use is what they held when they looked as `taken` says.
+    /// Takes new files when they appear, and on SIGHUP. In use is what they held when they looked as `taken` says.
     pub async fn keep(self, taken: Looks, mut hangup: Signal) {
         let mut taken = Some(taken);
         let mut age = Age::Young;
@@ -92,7 +92,7 @@ impl Certificates {
             Ok(pems) => pems,
             Err(error) => {
                 self.failed.inc();
-                error!(%error, "new certificates are not read: the ones in use stay in use, and it is tried again soon");
+                error!(%error, "new certificates are not read: the ones in use stay in use; it is tried again soon");
                 return Read::Unreadable;
             }
         };

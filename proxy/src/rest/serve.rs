@@ -53,7 +53,8 @@ const SHED_WARNING: Duration = Duration::from_secs(1);
 pub struct DoorCounters {
     /// Closed at once: [`CONNECTIONS_MAX`] were open.
     shed: IntCounter,
-    /// Closed because of [`HEADER_READ_TIMEOUT`], [`WRITE_STALL_TIMEOUT`], [`CONNECTION_LIFETIME`] or [`CLOSE_TIMEOUT`].
+    /// Closed because of [`HEADER_READ_TIMEOUT`], [`WRITE_STALL_TIMEOUT`], [`CONNECTION_LIFETIME`] or
+    /// [`CLOSE_TIMEOUT`].
     timeout: IntCounter,
     /// Sent what is no HTTP request, or one with a head above [`HEADER_BYTES_MAX`] or [`HEADERS_MAX`].
     malformed: IntCounter,
