@@ -10,12 +10,15 @@
 //! 3. A session ends by log time, in apply, or when it is closed: on all replicas with the same entry. Its id is the index
 //!    of the entry that opened it, so a request of a session that ended is never taken for one of another.
 
-use std::sync::Arc;
+use std::{hash::Hasher, sync::Arc};
+
+use siphasher::sip::SipHasher24;
 
 use crate::{
     command::{ControlOutcome, Request, SessionOwner},
-    ids::{InstanceId, LogTime, SessionId},
+    ids::{DIGEST_KEY, InstanceId, LogTime, SessionId},
     plant::{self, Plant},
+    snapshot::outcome_bytes,
 };
 
 /// All sessions. A clone is cheap.
@@ -39,6 +42,8 @@ pub(crate) struct Session {
     pub answered_below: u64,
     /// The outcomes of requests from there on.
     pub outcomes: imbl::OrdMap<u64, ControlOutcome>,
+    /// Sum of their hashes: a digest of the table must not have to look at all of them.
+    pub digest: u64,
 }
 
 /// Why a session does not allow what was asked.
@@ -132,7 +137,7 @@ impl Sessions {
         } else if self.bytes + SESSION_BYTES > SESSIONS_BYTES_MAX {
             return Err(SessionRefusal::OutOfBytes);
         }
-        self.insert(id, Session { owner, used: now, answered_below: 0, outcomes: imbl::OrdMap::new() });
+        self.insert(id, Session { owner, used: now, answered_below: 0, outcomes: imbl::OrdMap::new(), digest: 0 });
         Ok(id)
     }
 
@@ -173,7 +178,11 @@ impl Sessions {
         let outcome = clipped(outcome);
         if let Some(session) = self.by_id.get_mut(&request.session) {
             let counted = session.owner.is_none();
-            let old = Arc::make_mut(session).outcomes.insert(request.sequence, outcome.clone());
+            let session = Arc::make_mut(session);
+            let old = session.outcomes.insert(request.sequence, outcome.clone());
+            let hash = |outcome| hash_outcome(request.sequence, outcome);
+            session.digest = session.digest.wrapping_add(hash(&outcome));
+            session.digest = session.digest.wrapping_sub(old.as_ref().map_or(0, hash));
             if counted {
                 self.bytes += size(&outcome);
                 self.bytes -= old.as_ref().map_or(0, size);
@@ -254,6 +263,18 @@ impl Sessions {
         self.by_owner.contains_key(&instance)
     }
 
+    /// Panics where the sessions contradict themselves.
+    pub(crate) fn check_invariants(&self) {
+        let mut bytes = 0;
+        for session in self.by_id.values() {
+            bytes += if session.owner.is_none() { session.size() } else { 0 };
+            let hashes = session.outcomes.iter().map(|(sequence, outcome)| hash_outcome(*sequence, outcome));
+            let sum = hashes.fold(0, u64::wrapping_add);
+            assert_eq!(sum, session.digest, "the running digest is the sum of the outcomes");
+        }
+        assert_eq!(bytes, self.bytes, "the running size is that of all sessions of clients");
+    }
+
     fn touch(&mut self, id: SessionId, now: LogTime) {
         let Some(session) = self.by_id.get_mut(&id).filter(|session| session.used != now) else { return };
         let session = Arc::make_mut(session);
@@ -276,6 +297,7 @@ impl Sessions {
                 self.bytes -= size(outcome);
             }
             let sequence = *sequence;
+            session.digest = session.digest.wrapping_sub(hash_outcome(sequence, outcome));
             session.outcomes.remove(&sequence);
         }
     }
@@ -298,6 +320,13 @@ fn size(outcome: &ControlOutcome) -> usize {
         ControlOutcome::Conflict(text) | ControlOutcome::Invalid(text) => OUTCOME_BYTES + text.len(),
         ControlOutcome::Done { .. } | ControlOutcome::Refused(_) => OUTCOME_BYTES,
     }
+}
+
+/// What an outcome adds to its session's running digest.
+fn hash_outcome(sequence: u64, outcome: &ControlOutcome) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(DIGEST_KEY);
+    hasher.write(&outcome_bytes(sequence, outcome));
+    hasher.finish()
 }
 
 /// The outcome with a text no longer than is kept, so that the first answer and the next are the same.

@@ -56,6 +56,8 @@ impl Story {
     fn restart(&mut self) {
         let copy = ControlTable::decode(&self.table.encode().unwrap()).unwrap();
         assert_eq!(copy.digest(), self.table.digest());
+        self.table.check_invariants();
+        copy.check_invariants();
         assert_eq!(copy.sessions.bytes, self.table.sessions.bytes);
         assert_eq!(copy.sessions.by_use, self.table.sessions.by_use);
         assert_eq!(copy.sessions.by_owner, self.table.sessions.by_owner);
