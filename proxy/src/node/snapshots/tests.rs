@@ -16,6 +16,7 @@ struct Receiver {
     store: Store,
     incoming: Arc<Incoming>,
     inputs: SyncSender<Input>,
+    shared: Arc<Shared>,
     arrived: std::sync::mpsc::Receiver<Input>,
 }
 
@@ -23,12 +24,13 @@ impl Receiver {
     fn new() -> Self {
         let store = Arc::new(OnceLock::from(SnapshotStore::open(Arc::new(MemDisk::new())).unwrap()));
         let (inputs, arrived) = sync_channel(8);
-        Self { store, incoming: Arc::default(), inputs, arrived }
+        let shared = Arc::new(Shared::new());
+        Self { store, incoming: Arc::default(), inputs, shared, arrived }
     }
 
     fn offer(&self, transfer: u64, total_bytes: u64) -> Result<Box<dyn SnapshotSink>, Refused> {
         let offer = SnapshotOffer { meta: meta(PLACE, &Bytes::from_static(b"message")), total_bytes, transfer };
-        self.incoming.receive(&self.store, &self.inputs, SENDER, offer)
+        self.incoming.receive(&self.store, &self.inputs, &self.shared, SENDER, offer)
     }
 }
 
