@@ -190,8 +190,12 @@ impl Driver {
                 }
                 Item::Word(bytes) => self.actions.push(Action::Word { from, group, bytes }),
                 Item::Beat { may_lead } => beat = Some(may_lead),
-                Item::Heartbeats(heartbeats) => self.take_heartbeats(from, heartbeats, ticks),
-                Item::HeartbeatAnswers(answers) => self.take_heartbeat_answers(from, &answers, ticks),
+                // What is meant for another: an id that was here before this one.
+                Item::Heartbeats(to, _) | Item::HeartbeatAnswers(to, _) if to != self.config.id => {
+                    self.counters.messages_dropped += 1;
+                }
+                Item::Heartbeats(_, heartbeats) => self.take_heartbeats(from, heartbeats, ticks),
+                Item::HeartbeatAnswers(_, answers) => self.take_heartbeat_answers(from, &answers, ticks),
             }
         }
         self.peers.heard(from, beat);
@@ -525,7 +529,7 @@ impl Driver {
             rests
         });
         if !heartbeats.is_empty() {
-            self.outbox.add(from, GroupId(0), Item::HeartbeatAnswers(heartbeats));
+            self.outbox.add(from, GroupId(0), Item::HeartbeatAnswers(from, heartbeats));
         }
     }
 
