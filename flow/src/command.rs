@@ -74,7 +74,7 @@ pub enum ControlCommand {
     },
     /// Opens a client's session; the revision of the outcome is its id.
     OpenSession(Option<SessionOwner>),
-    /// Closes a session; one that is not there is closed already.
+    /// Closes a session of a client; one that is not there is closed already.
     CloseSession(SessionId),
     /// Settings of the log; none: every instance goes by its configuration again.
     Tune(Option<Tuning>),
@@ -82,6 +82,8 @@ pub enum ControlCommand {
     Once {
         /// Which request of which session.
         request: Request,
+        /// Whose the session must be; none: a client's. What a client asks never goes by an instance's session.
+        owner: Option<SessionOwner>,
         /// Any command but those of sessions.
         command: Box<ControlCommand>,
     },

@@ -3,14 +3,16 @@
 //! Every change of pools or verdicts makes a new epoch. Pin groups get copies of epochs as entries of their own logs,
 //! so that no apply ever reads another group.
 
-use std::sync::Arc;
+use std::{hash::Hasher, sync::Arc};
+
+use siphasher::sip::SipHasher24;
 
 use crate::{
     command::{
         Birth, ControlCommand, ControlOutcome, EpochCopy, MemberAddress, Request, ServerChange, SessionOwner, Standing,
     },
     health::View,
-    ids::{BackendId, Epoch, FleetId, Incarnation, InstanceId, LogTime, PoolId, Revision, SessionId},
+    ids::{BackendId, DIGEST_KEY, Epoch, FleetId, Incarnation, InstanceId, LogTime, PoolId, Revision, SessionId},
     plant::{self, Plant},
     pool::{PoolSpec, ServerSpec, ServerState},
     sessions::Sessions,
@@ -36,6 +38,8 @@ pub struct ControlTable {
     pub(crate) kv: imbl::OrdMap<String, KvEntry>,
     /// What all keys and values come to.
     pub(crate) kv_bytes: usize,
+    /// Sum of the hashes of keys and values: a digest of the table must not have to look at all of them.
+    pub(crate) kv_digest: u64,
     pub(crate) tuning: Option<Tuning>,
     pub(crate) sessions: Box<Sessions>,
 }
@@ -256,11 +260,8 @@ impl ControlTable {
             ControlCommand::KvPut { key, value, if_revision } => self.put(index, key, value, *if_revision),
             ControlCommand::KvDelete { key, if_revision } => self.delete(key, *if_revision),
             ControlCommand::OpenSession(owner) => return self.open_session(index, *owner),
-            ControlCommand::CloseSession(id) => {
-                self.sessions.close(*id);
-                Ok(())
-            }
-            ControlCommand::Once { request, command } => return self.once(index, request, command),
+            ControlCommand::CloseSession(id) => self.sessions.close_client(*id).map_err(ControlOutcome::Refused),
+            ControlCommand::Once { request, owner, command } => return self.once(index, request, *owner, command),
             ControlCommand::Tune(tuning) => self.tune(*tuning),
             ControlCommand::Tick => Ok(()),
         };
@@ -307,8 +308,14 @@ impl ControlTable {
         }
     }
 
-    fn once(&mut self, index: Revision, request: &Request, command: &ControlCommand) -> ControlOutcome {
-        match self.sessions.begin(self.time, request) {
+    fn once(
+        &mut self,
+        index: Revision,
+        request: &Request,
+        owner: Option<SessionOwner>,
+        command: &ControlCommand,
+    ) -> ControlOutcome {
+        match self.sessions.begin(self.time, request, owner) {
             Err(refusal) => ControlOutcome::Refused(refusal),
             Ok(Some(outcome)) if !plant::on(Plant::AppliedTwice) => outcome,
             Ok(_) => {
@@ -316,6 +323,18 @@ impl ControlTable {
                 self.sessions.keep(request, outcome)
             }
         }
+    }
+
+    /// Panics where the table contradicts itself. For tests and the simulator.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    pub fn check_invariants(&self) {
+        let bytes: usize = self.kv.iter().map(|(key, entry)| key.len() + entry.value.len()).sum();
+        assert_eq!(bytes, self.kv_bytes, "the running size is that of all keys and values");
+        let sum = self.kv.iter().fold(0_u64, |sum, (key, entry)| sum.wrapping_add(entry.hash(key)));
+        assert_eq!(sum, self.kv_digest, "the running digest is the sum of keys and values");
+        self.sessions.check_invariants();
     }
 
     /// Marks an entry without a command as applied.
@@ -504,7 +523,11 @@ impl ControlTable {
             return Err(invalid(format!("the store holds at most {KV_BYTES_MAX} bytes of keys and values")));
         }
         self.kv_bytes = bytes;
-        self.kv.insert(key.to_owned(), KvEntry { value: value.into(), revision: index });
+        let entry = KvEntry { value: value.into(), revision: index };
+        self.kv_digest = self.kv_digest.wrapping_add(entry.hash(key));
+        if let Some(old) = self.kv.insert(key.to_owned(), entry) {
+            self.kv_digest = self.kv_digest.wrapping_sub(old.hash(key));
+        }
         Ok(())
     }
 
@@ -512,6 +535,7 @@ impl ControlTable {
         self.check_revision(key, if_revision)?;
         if let Some(entry) = self.kv.remove(key) {
             self.kv_bytes -= key.len() + entry.value.len();
+            self.kv_digest = self.kv_digest.wrapping_sub(entry.hash(key));
         }
         Ok(())
     }
@@ -524,6 +548,18 @@ impl ControlTable {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl KvEntry {
+    /// What the entry adds to the table's running digest.
+    pub(crate) fn hash(&self, key: &str) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(DIGEST_KEY);
+        hasher.write_u64((key.len() as u64).to_be());
+        hasher.write(key.as_bytes());
+        hasher.write_u64(self.revision.0.to_be());
+        hasher.write(&self.value);
+        hasher.finish()
     }
 }
 

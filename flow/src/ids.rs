@@ -166,6 +166,9 @@ fn write_text(hasher: &mut SipHasher24, text: &str) {
 /// The published key of identity hashes. Changing it renames every backend of every fleet.
 const IDENTITY_KEY: &[u8; 16] = b"rocinante-ids-v1";
 
+/// The published key of table digests.
+pub(crate) const DIGEST_KEY: &[u8; 16] = b"rocinante-digest";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use std::hash::Hasher;
 
 use crate::{
     command::{EpochCopy, Pin, PinCommand, PinOutcome, Standing},
-    ids::{BackendId, Epoch, LogTime, PinKey, PoolId, Revision},
+    ids::{BackendId, DIGEST_KEY, Epoch, LogTime, PinKey, PoolId, Revision},
     plant::{self, Plant},
 };
 
@@ -391,9 +391,6 @@ fn hash_pin(key: &PinKey, pin: &Pin) -> u64 {
 
 /// At most this many expired pins leave with one entry, so that no entry takes long to apply.
 pub const EXPIRE_PER_ENTRY: usize = 256;
-
-/// The published key of table digests.
-const DIGEST_KEY: &[u8; 16] = b"rocinante-digest";
 
 #[cfg(test)]
 mod tests;

@@ -64,6 +64,10 @@ pub enum Plant {
     SessionsNotInSnapshot,
     /// Exactly once: a command is carried out again when its request comes again.
     AppliedTwice,
+    /// Exactly once: whoever knows a session's id has requests in it.
+    AnyonesSession,
+    /// Birth: empty directories found a fleet that was restored.
+    FoundsRestored,
 }
 
 impl Plant {
@@ -114,6 +118,8 @@ impl Plant {
             "Exactly once: the sessions are missing in snapshots",
         ),
         ("applied-twice", Self::AppliedTwice, "Exactly once: a request that comes again is carried out again"),
+        ("founds-restored", Self::FoundsRestored, "Birth: empty directories found a fleet that was restored"),
+        ("anyones-session", Self::AnyonesSession, "Exactly once: a client's request goes by an instance's session"),
     ];
 }
 

@@ -5,14 +5,20 @@
 //!
 //! What must stay true:
 //! 1. A request below the session's `answered_below` is never carried out: its outcome is forgotten, not unknown.
-//! 2. A session ends by log time, in apply, or when it is closed: on all replicas with the same entry. Its id is the index
+//! 2. A request is one of its session only if it comes from whom that session is of: clients may know the ids of instances'
+//!    sessions, and must neither use nor end them.
+//! 3. A session ends by log time, in apply, or when it is closed: on all replicas with the same entry. Its id is the index
 //!    of the entry that opened it, so a request of a session that ended is never taken for one of another.
 
-use std::sync::Arc;
+use std::{hash::Hasher, sync::Arc};
+
+use siphasher::sip::SipHasher24;
 
 use crate::{
     command::{ControlOutcome, Request, SessionOwner},
-    ids::{InstanceId, LogTime, SessionId},
+    ids::{DIGEST_KEY, InstanceId, LogTime, SessionId},
+    plant::{self, Plant},
+    snapshot::outcome_bytes,
 };
 
 /// All sessions. A clone is cheap.
@@ -36,6 +42,8 @@ pub(crate) struct Session {
     pub answered_below: u64,
     /// The outcomes of requests from there on.
     pub outcomes: imbl::OrdMap<u64, ControlOutcome>,
+    /// Sum of their hashes: a digest of the table must not have to look at all of them.
+    pub digest: u64,
 }
 
 /// Why a session does not allow what was asked.
@@ -65,6 +73,17 @@ pub enum SessionRefusal {
     OutOfBytes,
 }
 
+impl SessionRefusal {
+    /// Whether the same request is refused whenever it comes again. Else it is carried out once there is room.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::NoSession(_) | Self::Answered { .. } => true,
+            Self::WindowFull(_) | Self::TooMany | Self::OutOfBytes => false,
+        }
+    }
+}
+
 impl Sessions {
     /// How many there are, those included that expired and were not swept yet.
     #[must_use]
@@ -84,9 +103,9 @@ impl Sessions {
         self.bytes
     }
 
-    /// The ids of all, lowest first.
-    pub fn ids(&self) -> impl Iterator<Item = SessionId> {
-        self.by_id.keys().copied()
+    /// The ids of all, lowest first, with the instance whose it is.
+    pub fn ids(&self) -> impl Iterator<Item = (SessionId, Option<SessionOwner>)> {
+        self.by_id.iter().map(|(id, session)| (*id, session.owner))
     }
 
     /// Whether a request of this session would be taken at that log time.
@@ -118,14 +137,20 @@ impl Sessions {
         } else if self.bytes + SESSION_BYTES > SESSIONS_BYTES_MAX {
             return Err(SessionRefusal::OutOfBytes);
         }
-        self.insert(id, Session { owner, used: now, answered_below: 0, outcomes: imbl::OrdMap::new() });
+        self.insert(id, Session { owner, used: now, answered_below: 0, outcomes: imbl::OrdMap::new(), digest: 0 });
         Ok(id)
     }
 
-    /// A request came: the outcome that it got before, or none if it is to be carried out.
-    pub(crate) fn begin(&mut self, now: LogTime, request: &Request) -> Result<Option<ControlOutcome>, SessionRefusal> {
+    /// A request of `owner` came, or of a client: the outcome that it got before, or none if it is to be carried out.
+    pub(crate) fn begin(
+        &mut self,
+        now: LogTime,
+        request: &Request,
+        owner: Option<SessionOwner>,
+    ) -> Result<Option<ControlOutcome>, SessionRefusal> {
         let Request { session: id, sequence, .. } = *request;
-        let Some(session) = self.by_id.get(&id).filter(|session| !session.is_over(now)) else {
+        let allowed = |session: &Session| session.owner == owner || plant::on(Plant::AnyonesSession);
+        let Some(session) = self.by_id.get(&id).filter(|session| !session.is_over(now) && allowed(session)) else {
             return Err(SessionRefusal::NoSession(id));
         };
         let answered_below = session.answered_below.max(request.answered_below);
@@ -153,7 +178,11 @@ impl Sessions {
         let outcome = clipped(outcome);
         if let Some(session) = self.by_id.get_mut(&request.session) {
             let counted = session.owner.is_none();
-            let old = Arc::make_mut(session).outcomes.insert(request.sequence, outcome.clone());
+            let session = Arc::make_mut(session);
+            let old = session.outcomes.insert(request.sequence, outcome.clone());
+            let hash = |outcome| hash_outcome(request.sequence, outcome);
+            session.digest = session.digest.wrapping_add(hash(&outcome));
+            session.digest = session.digest.wrapping_sub(old.as_ref().map_or(0, hash));
             if counted {
                 self.bytes += size(&outcome);
                 self.bytes -= old.as_ref().map_or(0, size);
@@ -162,8 +191,17 @@ impl Sessions {
         outcome
     }
 
+    /// Ends a session as a client asks: not that of an instance.
+    pub(crate) fn close_client(&mut self, id: SessionId) -> Result<(), SessionRefusal> {
+        if self.by_id.get(&id).is_some_and(|session| session.owner.is_some()) {
+            return Err(SessionRefusal::NoSession(id));
+        }
+        self.close(id);
+        Ok(())
+    }
+
     /// Ends a session.
-    pub(crate) fn close(&mut self, id: SessionId) {
+    fn close(&mut self, id: SessionId) {
         let Some(session) = self.by_id.remove(&id) else { return };
         self.by_use.remove(&(session.used, id));
         match session.owner {
@@ -225,6 +263,18 @@ impl Sessions {
         self.by_owner.contains_key(&instance)
     }
 
+    /// Panics where the sessions contradict themselves.
+    pub(crate) fn check_invariants(&self) {
+        let mut bytes = 0;
+        for session in self.by_id.values() {
+            bytes += if session.owner.is_none() { session.size() } else { 0 };
+            let hashes = session.outcomes.iter().map(|(sequence, outcome)| hash_outcome(*sequence, outcome));
+            let sum = hashes.fold(0, u64::wrapping_add);
+            assert_eq!(sum, session.digest, "the running digest is the sum of the outcomes");
+        }
+        assert_eq!(bytes, self.bytes, "the running size is that of all sessions of clients");
+    }
+
     fn touch(&mut self, id: SessionId, now: LogTime) {
         let Some(session) = self.by_id.get_mut(&id).filter(|session| session.used != now) else { return };
         let session = Arc::make_mut(session);
@@ -247,6 +297,7 @@ impl Sessions {
                 self.bytes -= size(outcome);
             }
             let sequence = *sequence;
+            session.digest = session.digest.wrapping_sub(hash_outcome(sequence, outcome));
             session.outcomes.remove(&sequence);
         }
     }
@@ -269,6 +320,13 @@ fn size(outcome: &ControlOutcome) -> usize {
         ControlOutcome::Conflict(text) | ControlOutcome::Invalid(text) => OUTCOME_BYTES + text.len(),
         ControlOutcome::Done { .. } | ControlOutcome::Refused(_) => OUTCOME_BYTES,
     }
+}
+
+/// What an outcome adds to its session's running digest.
+fn hash_outcome(sequence: u64, outcome: &ControlOutcome) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(DIGEST_KEY);
+    hasher.write(&outcome_bytes(sequence, outcome));
+    hasher.finish()
 }
 
 /// The outcome with a text no longer than is kept, so that the first answer and the next are the same.

@@ -14,6 +14,7 @@ use std::{
 
 use prost::Message;
 
+pub(crate) use self::sessions::outcome_bytes;
 pub use self::stream::{CHUNK_BYTES, FORMAT, ROW_BYTES_MAX, SnapshotError};
 use self::{
     rows::{
@@ -26,7 +27,7 @@ use crate::{
     control::{
         ControlTable, DEPARTED_MAX, KV_BYTES_MAX, KV_KEYS_MAX, KvEntry, MEMBERS_MAX, Member, Pool, Verdict, Vote,
     },
-    ids::{BackendId, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision},
+    ids::{BackendId, DIGEST_KEY, Epoch, Incarnation, InstanceId, LogTime, PoolId, Revision},
     pins::{BackendState, Expiry, PinTable},
     plant::{self, Plant},
     pool::PoolSpec,
@@ -142,13 +143,22 @@ impl ControlTable {
     /// Those of `out`, and if a row is larger than [`ROW_BYTES_MAX`].
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut writer = RowWriter::begin(out, CONTROL_TABLE);
-        self.each_row(&mut |row| writer.put(&ControlRow { row: Some(row) }))?;
+        let mut put = |row| writer.put(&ControlRow { row: Some(row) });
+        self.each_small_row(&mut put)?;
+        for (key, entry) in &self.kv {
+            let value = entry.value.to_vec();
+            put(ControlKind::Kv(KvRow { key: key.clone(), value, revision: entry.revision.0 }))?;
+        }
+        if !plant::on(Plant::SessionsNotInSnapshot) {
+            self.sessions.each_row(&mut put)?;
+        }
         let rows = writer.rows();
         writer.end(&ControlRow { row: Some(ControlKind::End(rows)) })
     }
 
-    /// All rows but the last, in an order of which equal tables make the same.
-    fn each_row<E>(&self, put: &mut impl FnMut(ControlKind) -> Result<(), E>) -> Result<(), E> {
+    /// The rows of what there are few of: all but the last one, keys, sessions and their outcomes. Equal tables make the
+    /// same rows in the same order.
+    fn each_small_row<E>(&self, put: &mut impl FnMut(ControlKind) -> Result<(), E>) -> Result<(), E> {
         put(ControlKind::Head(ControlHead {
             applied: self.applied.0,
             time: self.time.0,
@@ -179,15 +189,8 @@ impl ControlTable {
                 incarnation: vote.incarnation.0,
             }))?;
         }
-        for (key, entry) in &self.kv {
-            let value = entry.value.to_vec();
-            put(ControlKind::Kv(KvRow { key: key.clone(), value, revision: entry.revision.0 }))?;
-        }
         if let Some(tuning) = &self.tuning {
             put(ControlKind::Tuning(tuning.into()))?;
-        }
-        if !plant::on(Plant::SessionsNotInSnapshot) {
-            self.sessions.each_row(put)?;
         }
         Ok(())
     }
@@ -254,7 +257,9 @@ impl ControlTable {
                 if self.kv.len() >= KV_KEYS_MAX || self.kv_bytes > KV_BYTES_MAX {
                     return Err(SnapshotError::TooMany("keys and values"));
                 }
-                self.kv.insert(row.key, KvEntry { value: row.value.into(), revision: Revision(row.revision) });
+                let entry = KvEntry { value: row.value.into(), revision: Revision(row.revision) };
+                self.kv_digest = self.kv_digest.wrapping_add(entry.hash(&row.key));
+                self.kv.insert(row.key, entry);
             }
             ControlKind::Tuning(row) => {
                 reader.ordered(self.tuning.is_none(), "the settings")?;
@@ -285,14 +290,23 @@ impl ControlTable {
         Self::read_from(&mut bytes)
     }
 
-    /// A digest of everything in the table; equal on all replicas at equal index.
+    /// A digest of everything in the table; equal on all replicas at equal index. Of keys and outcomes, which can be many
+    /// and large, it takes the sums that are kept as they change.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        let mut hasher = siphasher::sip::SipHasher24::new_with_key(b"rocinante-digest");
-        let Ok(()) = self.each_row(&mut |row| {
+        let mut hasher = siphasher::sip::SipHasher24::new_with_key(DIGEST_KEY);
+        let mut put = |row| {
             hasher.write(&ControlRow { row: Some(row) }.encode_length_delimited_to_vec());
             Ok::<(), Infallible>(())
-        });
+        };
+        let Ok(()) = self.each_small_row(&mut put);
+        hasher.write_u64(self.kv_digest.to_be());
+        if !plant::on(Plant::SessionsNotInSnapshot) {
+            for (id, session) in self.sessions.iter() {
+                hasher.write(&sessions::session_row(id, session).encode_length_delimited_to_vec());
+                hasher.write_u64(session.digest.to_be());
+            }
+        }
         hasher.finish()
     }
 }

@@ -212,6 +212,9 @@ struct OnceMessage {
     /// A `ControlMessage`.
     #[prost(bytes = "vec", tag = "4")]
     command: Vec<u8>,
+    /// Whose the session is; none: a client's.
+    #[prost(message, optional, tag = "5")]
+    owner: Option<OwnerMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -317,7 +320,7 @@ impl From<&ControlCommand> for ControlKind {
                 Self::OpenSession(OpenSessionMessage { owner: owner.as_ref().map(Into::into) })
             }
             ControlCommand::CloseSession(id) => Self::CloseSession(id.0),
-            ControlCommand::Once { request, command } => Self::Once(request.message(command.encode())),
+            ControlCommand::Once { request, owner, command } => Self::Once(request.message(*owner, command.encode())),
             ControlCommand::Tune(tuning) => Self::Tune(TuneMessage { tuning: tuning.as_ref().map(Into::into) }),
             ControlCommand::Tick => Self::Tick(Empty {}),
         }
@@ -356,7 +359,11 @@ impl TryFrom<ControlKind> for ControlCommand {
             ControlKind::KvDelete(kv) => Self::KvDelete { key: kv.key, if_revision: kv.if_revision.map(Revision) },
             ControlKind::OpenSession(open) => Self::OpenSession(open.owner.map(Into::into)),
             ControlKind::CloseSession(id) => Self::CloseSession(SessionId(id)),
-            ControlKind::Once(once) => Self::Once { request: once.request(), command: Box::new(once.command()?) },
+            ControlKind::Once(once) => Self::Once {
+                request: once.request(),
+                command: Box::new(once.command()?),
+                owner: once.owner.map(Into::into),
+            },
             ControlKind::Tune(tune) => Self::Tune(tune.tuning.map(TryInto::try_into).transpose()?),
             ControlKind::Tick(_) => Self::Tick,
         })
@@ -364,15 +371,17 @@ impl TryFrom<ControlKind> for ControlCommand {
 }
 
 impl Request {
-    /// The bytes of a command that is to be carried out once, made of those of the command itself.
+    /// The bytes of a command that is to be carried out once, made of those of the command itself. `owner`: whose the
+    /// session is, none if it is a client's.
     #[must_use]
-    pub fn wrap(&self, command: &[u8]) -> Vec<u8> {
-        ControlMessage { command: Some(ControlKind::Once(self.message(command.to_vec()))) }.encode_to_vec()
+    pub fn wrap(&self, owner: Option<SessionOwner>, command: &[u8]) -> Vec<u8> {
+        ControlMessage { command: Some(ControlKind::Once(self.message(owner, command.to_vec()))) }.encode_to_vec()
     }
 
-    fn message(&self, command: Vec<u8>) -> OnceMessage {
+    fn message(&self, owner: Option<SessionOwner>, command: Vec<u8>) -> OnceMessage {
         let Self { session, sequence, answered_below } = *self;
-        OnceMessage { session: session.0, sequence, answered_below, command }
+        let owner = owner.as_ref().map(Into::into);
+        OnceMessage { session: session.0, sequence, answered_below, command, owner }
     }
 }
 

@@ -80,6 +80,9 @@ struct StickArguments {
     /// Instances of the fleet.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     instances: u8,
+    /// Instances prove to each other who they are (mTLS), by certificates that `rocinante pki` makes for the run.
+    #[arg(long)]
+    tls: bool,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
     json: bool,
@@ -115,6 +118,9 @@ struct PartitionArguments {
     /// Judge the judge: clients read what instances have applied, which is stale where one is cut off; passes when it is caught.
     #[arg(long)]
     control: bool,
+    /// Instances prove to each other who they are (mTLS), by certificates that `rocinante pki` makes for the run.
+    #[arg(long)]
+    tls: bool,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
     json: bool,
@@ -124,7 +130,7 @@ struct PartitionArguments {
     /// Repeat the clients' chances of an earlier run; the processes have theirs.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Leave configuration, data and logs behind; after a failure they stay anyway.
+    /// Leave configuration, data and logs behind; they stay anyway when the run fails, or a control that catches nothing.
     #[arg(long)]
     keep: bool,
 }
@@ -168,7 +174,7 @@ struct RaftArguments {
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<String>,
     /// Only see that all of it works: fewer rows of one second, fewer groups, a smaller state.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "seconds")]
     short: bool,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
@@ -305,8 +311,9 @@ Examples:
   loadtest rivals --scenario churn --bin /usr/sbin/haproxy";
 
 const PARTITION_EXAMPLES: &str = "\
-It needs `ip` (iproute2), `nft` (nftables) and network namespaces, as root or as a user who may have user namespaces. Everything
-is in namespaces without names: nothing stays behind, however it ends.
+It needs `ip` (iproute2), `nft` (nftables) and network namespaces, as root or as a user who may have user namespaces. Networks and
+processes are in namespaces without names and end with it, however it ends. Its files are in the temporary directory (TMPDIR):
+they stay after a failure or with --keep, and those of a run that was killed are removed by the next one.
 Phases: calm, cut-leader, cut-follower, deaf-leader, mute-leader, bridge, kill, kill-all, pause, transfer, rolling, grow,
 grown-minority, grown-bridge, shrink, calm-again.
 Exit status: 0 everything held; 1 it did not; 2 usage; 77 it cannot be run here, for the reason that is said.

@@ -47,7 +47,7 @@ pub async fn show(maker: &dyn Maker, clients: u32, style: Style) -> Result<bool>
     println!("\n{}", conclusion(&stage, &verdict));
     let passed = played.is_ok() && verdict.passed();
     if let Some(logs) = fleet.logs().filter(|_| !passed) {
-        site.keep();
+        site.keep()?;
         println!("logs are in {}", logs.display());
     }
     Ok(passed)

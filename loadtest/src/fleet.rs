@@ -2,6 +2,8 @@
 
 pub mod haproxy;
 pub(crate) mod hosts;
+pub mod pki;
+pub mod place;
 pub mod process;
 pub mod rocinante;
 pub mod site;

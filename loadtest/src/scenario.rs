@@ -235,7 +235,7 @@ pub async fn perform(
         Err(error) => outcome.verdict.reasons.insert(0, format!("the scenario broke: {error}")),
     }
     if plan.keep == Keep::Always || plan.keep == Keep::OnFailure && !outcome.verdict.passed() {
-        site.keep();
+        site.keep()?;
         outcome.logs = fleet.logs();
     }
     Ok(outcome)

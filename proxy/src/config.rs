@@ -24,7 +24,7 @@ pub use checked::{Config, FleetConfig, Host, InstanceConfig, Limits};
 pub use diff::{Difference, diff};
 pub use error::{Mistake, Mistakes, Place};
 pub use render::render_pool;
-pub use tls::{TlsConfig, TlsFiles, load as load_tls, uri_prefix};
+pub use tls::{Loaded, Looks, TlsConfig, TlsFiles, load as load_tls, uri_prefix};
 pub use values::{duration_text, parse_duration_ms};
 
 /// Largest configuration file, in bytes.

@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::RunArgs,
-    config::{self, Config, Host, InstanceConfig, TlsFiles},
+    config::{self, Config, Host, InstanceConfig, Loaded},
     grpc,
     metrics::Metrics,
     node::{Fleet, Node, certificates::Certificates},
@@ -76,13 +76,14 @@ async fn serve(
     config: &Config,
     args: &RunArgs,
     instance: &InstanceConfig,
-    tls: Option<(Tls, TlsFiles)>,
+    tls: Option<Loaded>,
 ) -> Result<(), Failure> {
     let label = instance.label.as_str();
     let own = own_address(&instance.address).await?;
     // Signals are taken from the very start: a stop is never lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let key = |name: &str| format!("fleet.instance[{label}].{name}");
     let (grpc_address, grpc_key) = match args.grpc_listen {
         Some(address) => (address, "--grpc-listen".to_owned()),
@@ -94,7 +95,7 @@ async fn serve(
 
     let metrics = Metrics::new(label)?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| config.fleet.data_dir.join(label));
-    let tls = watch_certificates(tls, &metrics, runtime)?;
+    let tls = watch_certificates(tls, hangup, &metrics, runtime)?;
     let node = Node::start(config, label, &data_dir, own, tls, runtime.handle(), metrics.decisions())?;
     let fleet = node.fleet().clone();
     let peers = node.transport().connector();
@@ -222,19 +223,26 @@ async fn tell_difference(fleet: Fleet, config: Config, path: PathBuf) {
 
 /// The identity towards peers, kept as its files have it; plaintext is said aloud.
 fn watch_certificates(
-    tls: Option<(Tls, TlsFiles)>,
+    tls: Option<Loaded>,
+    mut hangup: Signal,
     metrics: &Metrics,
     runtime: &Runtime,
 ) -> Result<Option<Arc<Tls>>, Failure> {
-    let Some((tls, files)) = tls else {
+    let Some(Loaded { tls, files, looks }) = tls else {
         warn!(
             "peers talk plaintext: they are not authenticated and their traffic is not encrypted, as the configuration \
              has no [fleet.tls]; rocinante pki makes certificates"
         );
+        runtime.spawn(async move {
+            // Nobody who sends it wants the process to end.
+            while hangup.recv().await.is_some() {
+                info!("SIGHUP: there are no certificates to be read again");
+            }
+        });
         return Ok(None);
     };
     let tls = Arc::new(tls);
-    runtime.spawn(Certificates::new(Arc::clone(&tls), files, metrics.registry())?.keep()?);
+    runtime.spawn(Certificates::new(Arc::clone(&tls), files, metrics.registry())?.keep(looks, hangup));
     Ok(Some(tls))
 }
 

@@ -1,6 +1,9 @@
 //! Measures a link on loopback, plain and with TLS: `cargo run --release -p raftlog --features net --example link_bench
 //! [SECONDS]`.
 
+#[path = "raft_node/authority.rs"]
+mod authority;
+
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use authority::{Authority, PREFIX};
 use bytes::Bytes;
 use raftlog::NodeId;
 use raftlog::net::{
-    Event, Gate, Inbox, Options, PeerAddress, Pems, Refused, SnapshotOffer, SnapshotSink, Tls, Transport, server,
+    Event, Gate, Inbox, Options, PeerAddress, Refused, SnapshotOffer, SnapshotSink, Tls, Transport, server,
 };
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
@@ -114,7 +117,11 @@ impl Node {
     fn start(id: u8, authority: Option<&Authority>, inbox: Arc<dyn Inbox>) -> Result<Node> {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, id));
-        let tls = authority.map(|authority| authority.tls(&format!("n{id}"))).transpose()?;
+        let identity = |authority: &Authority| -> Result<Arc<Tls>> {
+            let label = format!("n{id}");
+            Ok(Arc::new(Tls::new(PREFIX, &label, &authority.issue(&label)?)?))
+        };
+        let tls = authority.map(identity).transpose()?;
         let options = Options { tls, local_address: Some(ip), ..Options::default() };
         let gate = Arc::new(Open { id: NodeId(id.into()) });
         let transport = Transport::start(options.clone(), runtime.handle().clone(), gate, inbox);
@@ -131,32 +138,6 @@ impl Node {
             }
         });
         Ok(Node { runtime, transport, address })
-    }
-}
-
-/// A fleet's authority.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Result<Authority> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Authority { issuer: Issuer::new(params, key), pem })
-    }
-
-    fn tls(&self, label: &str) -> Result<Arc<Tls>> {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(format!("{PREFIX}{label}").try_into()?)];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.issuer)?.pem();
-        let pems = Pems { ca: self.pem.clone().into(), cert: cert.into(), key: key.serialize_pem().into() };
-        Ok(Arc::new(Tls::new(PREFIX, label, &pems)?))
     }
 }
 
@@ -234,7 +215,5 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// What comes before labels in certificates.
-const PREFIX: &str = "bench://fleet/";
 /// The first byte of a frame that carries a time.
 const STAMPED: u8 = 1;

@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use flow::{FleetId, Incarnation, InstanceId, LogTime};
+use flow::{FleetId, Incarnation, LogTime, Revision};
 use prost::Message;
 use raftlog::{
     GroupId, Index, NodeId, Record, Term,
@@ -189,18 +189,19 @@ pub fn restore(
     let Some(id) = founding.id_of(label) else {
         return Err(BackupError::Founding(format!("the configuration has no instance {label}")));
     };
+    let begins: Vec<Revision> =
+        backup.states.iter().map(|(group, state)| ahead(*group, state.applied())).collect::<Result<_, _>>()?;
     let pin_groups = backup.head.groups - 1;
     let founders = founding.founders();
     let fleet = successor(&backup.head, founding);
-    let ids: Vec<InstanceId> = founders.iter().map(|(id, _)| *id).collect();
-    let voters: Vec<NodeId> = ids.iter().map(|id| NodeId(id.0)).collect();
+    let voters: Vec<NodeId> = founders.iter().map(|(id, _)| NodeId(id.0)).collect();
     let mut records = Vec::new();
-    for (group, mut state) in backup.states {
+    for ((group, mut state), begin) in backup.states.into_iter().zip(begins) {
         if let GroupState::Control(table) = &mut state {
             table.become_fleet(fleet, &founders);
         }
-        // An index as high as the backup's: revisions in the tables are indexes.
-        let (index, term) = (Index(state.applied().0), RESTORED_TERM);
+        state.skip_to(begin);
+        let (index, term) = (Index(begin.0), RESTORED_TERM);
         let meta = Members::founders_at(&voters, state.time().0);
         store_snapshot(&snapshots, (group, index, term), &meta, state.view().as_ref())?;
         records.push(Record::Snapshot { group, index, term });
@@ -216,11 +217,23 @@ pub fn restore(
         id: Some(id),
         fleet: Some(fleet),
         pin_groups,
-        founders: ids,
+        // Its log does not begin where a founder's does.
+        founders: Vec::new(),
+        restored: true,
     };
     // Last: a directory without it is not begun with.
     save_identity(disk.as_ref(), &identity)?;
     Ok(identity)
+}
+
+/// Where the log of a restored group begins: revisions and sessions' ids are indexes, and the old fleet may have used
+/// many more of them after the backup was taken. None may come to mean something else.
+fn ahead(group: GroupId, applied: Revision) -> Result<Revision, BackupError> {
+    let index = applied.0.checked_add(RESTORED_AHEAD).filter(|index| *index <= RESTORED_INDEX_MAX);
+    index.map(Revision).ok_or_else(|| {
+        let text = "and an index of the log is below 2^63: it cannot be restored once more";
+        unusable(&format!("group {group} in it is at index {applied}, {text}"))
+    })
 }
 
 /// The identity of the fleet that a backup is restored to: the same for all its instances.
@@ -242,6 +255,18 @@ impl GroupState {
         match self {
             Self::Control(table) => table.time(),
             Self::Pins(state) => state.0.time(),
+        }
+    }
+
+    /// As if entries without a command had come up to that index.
+    fn skip_to(&mut self, index: Revision) {
+        let time = self.time();
+        match self {
+            Self::Control(table) => table.skip(index, time),
+            Self::Pins(state) => {
+                let (pins, expiry) = state.as_mut();
+                pins.skip(index, time, expiry);
+            }
         }
     }
 
@@ -345,6 +370,13 @@ const VERSION: u32 = 1;
 
 /// The term of a restored fleet's first state.
 const RESTORED_TERM: Term = Term(1);
+
+/// So many indexes lie between a backup and the first one of the fleet that is restored from it: more than the old fleet
+/// can have used since, and so few that a fleet can be restored from a restored one millions of times.
+const RESTORED_AHEAD: u64 = 1 << 40;
+
+/// The highest index that a restored fleet begins at: half of those there are.
+const RESTORED_INDEX_MAX: u64 = 1 << 62;
 
 /// Most bytes of a piece.
 const PIECE_BYTES: usize = 256 << 10;

@@ -6,6 +6,8 @@
 //!    exchanges anything with a peer, by which incarnation it knows that peer, and group 0 binds it for all.
 //! 4. So a directory that was emptied under a known label is told so, and does not vote: what its old life had
 //!    acknowledged could be lost otherwise.
+//! 5. A fleet that was restored is never founded: its logs begin with the backup, and whoever has none joins it with
+//!    nothing. Beginning as founders, a majority of empty directories would be a fleet without what was restored.
 //!
 //! ```text
 //!   hello --> admit --> reply(newborn | founder | member, your id) --> Birthing --> Found | Join | Wait
@@ -51,8 +53,10 @@ pub struct Identity {
     pub fleet: Option<FleetId>,
     /// How many pin groups the fleet has, once it is decided.
     pub pin_groups: u32,
-    /// The founders' ids, if this is one of them; empty for one that joined.
+    /// The founders' ids, if this is one of them; empty for one that joined, or of a fleet that was restored.
     pub founders: Vec<InstanceId>,
+    /// Whether the fleet began with a backup: then nobody founds it, and whoever was not restored begins with nothing.
+    pub restored: bool,
 }
 
 /// By which life each peer is known.
@@ -231,6 +235,19 @@ impl Admission<'_> {
             );
             return Err(Refused { code: RefusedCode::OtherFleet, text });
         }
+        // Who began to found a fleet of its own votes by another log.
+        let restored = me.fleet.filter(|_| me.restored).or(them.fleet.filter(|_| them.restored));
+        if let Some(fleet) = restored
+            && let Some(founder) = [me, them].into_iter().find(|one| one.fleet.is_none() && !one.founders.is_empty())
+        {
+            let text = format!(
+                "fleet {} of uuid {fleet} was restored from a backup, and instance {label} began to found a new one: stop \
+                 {label}, empty its data directory, and restore it or start it again",
+                me.fleet_name,
+                label = founder.label
+            );
+            return Err(Refused { code: RefusedCode::OtherFleet, text });
+        }
         // Before the birth the lists must be the same; afterwards the log is the truth.
         let born = me.fleet.is_some() || self.control.is_some_and(|control| control.birth().is_some());
         if !born && them.fleet.is_none() && hello.founding_hash != self.founding.hash() {
@@ -303,15 +320,21 @@ impl Birthing {
             && let Some(id) = reply.your_id
             && (1..=PIN_GROUPS_MAX).contains(&reply.identity.pin_groups)
         {
-            let founder = my_id == Some(id)
-                && reply.identity.founders.contains(&id)
-                && self.founding.hash() == reply.founding_hash;
-            let founders = if founder { reply.identity.founders.clone() } else { Vec::new() };
+            let founders = match reply.identity.restored {
+                true if plant::on(Plant::FoundsRestored) => {
+                    self.founding.founders().iter().map(|(id, _)| *id).collect()
+                }
+                true => Vec::new(),
+                false => reply.identity.founders.clone(),
+            };
+            let founder = my_id == Some(id) && founders.contains(&id) && self.founding.hash() == reply.founding_hash;
+            let founders = if founder { founders } else { Vec::new() };
             return Decision::Become(Identity {
                 id: Some(id),
                 fleet: reply.identity.fleet,
                 pin_groups: reply.identity.pin_groups,
                 founders,
+                restored: reply.identity.restored,
                 ..self.me.clone()
             });
         }
@@ -438,6 +461,8 @@ struct IdentityMessage {
     pin_groups: u32,
     #[prost(uint64, repeated, tag = "7")]
     founders: Vec<u64>,
+    #[prost(bool, tag = "8")]
+    restored: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -474,6 +499,7 @@ impl From<&Identity> for IdentityMessage {
             fleet: identity.fleet.map_or(Vec::new(), |fleet| fleet.0.to_be_bytes().to_vec()),
             pin_groups: identity.pin_groups,
             founders: identity.founders.iter().map(|id| id.0).collect(),
+            restored: identity.restored,
         }
     }
 }
@@ -492,6 +518,7 @@ impl IdentityMessage {
             fleet,
             pin_groups: self.pin_groups,
             founders: self.founders.into_iter().map(InstanceId).collect(),
+            restored: self.restored,
         })
     }
 }

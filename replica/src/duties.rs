@@ -19,6 +19,7 @@ use crate::{
     choosing::weights,
     output::{Output, SubmitError},
     replica::{Duty, Replica, Slots},
+    session::Course,
     words::{LeaseAsk, LeaseGrant, Word},
 };
 
@@ -49,13 +50,15 @@ impl Replica {
         let mut late = Vec::new();
         for (token, proposal) in &self.proposals {
             if proposal.deadline_ms <= now_ms {
-                late.push((*token, proposal.maybe));
+                late.push((proposal.course != Course::Held, *token));
             } else if proposal.may_be_sent() && proposal.resend_ms <= now_ms {
                 again.push(*token);
             }
         }
-        for (token, maybe) in late {
-            self.fail(token, maybe, Rejection::NoLeader);
+        // Those that wait for the session come first: room that one of the others leaves there is not for the late.
+        late.sort_unstable();
+        for (_, token) in late {
+            self.fail(token, Rejection::NoLeader);
         }
         for token in again {
             let group = self.proposals.get(&token).map(|proposal| proposal.group);

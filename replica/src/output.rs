@@ -56,7 +56,8 @@ pub enum Output {
         /// The state.
         state: Arc<dyn State>,
     },
-    /// Send a stored snapshot file, then `Replica::handle_snapshot_sent`.
+    /// Send a stored snapshot file, then `Replica::handle_snapshot_sent`; where its file is damaged or gone,
+    /// `Replica::handle_snapshot_unreadable` before.
     SendSnapshot {
         /// To whom.
         to: NodeId,

@@ -29,6 +29,8 @@ pub(crate) struct Proposal {
     pub again: bool,
     /// Whether it may have been appended.
     pub maybe: bool,
+    /// Whether it may have been appended more than once.
+    pub doubled: bool,
     /// Whether it may have been applied in what a snapshot skipped.
     pub hidden: bool,
     pub course: Course,
@@ -55,6 +57,7 @@ impl Proposal {
             deadline_ms,
             again: false,
             maybe: false,
+            doubled: false,
             hidden: false,
             course: Course::Held,
         }
@@ -71,6 +74,7 @@ impl Proposal {
 
     /// It was sent now.
     pub(crate) fn sent(&mut self, now_ms: u64) {
+        self.doubled |= self.maybe;
         self.maybe = true;
         self.patience_ms = (self.patience_ms * 2).min(RESEND_MS_MAX);
         self.resend_ms = now_ms.saturating_add(self.patience_ms);
@@ -86,8 +90,10 @@ impl Replica {
         }
         match (proposal.asker, outcome) {
             (Asker::Session, Outcome::Control(outcome)) => self.session_opened(&outcome),
-            // An earlier copy may have been carried out before the session ended.
-            (Asker::Submit(ticket), Outcome::Control(ControlOutcome::Refused(_))) if proposal.hidden => {
+            // An earlier copy may have been carried out before the session ended, or a later one may yet find room.
+            (Asker::Submit(ticket), Outcome::Control(ControlOutcome::Refused(refusal)))
+                if proposal.hidden || (proposal.doubled && !refusal.is_final()) =>
+            {
                 self.outputs.push(Output::Submitted(ticket, Err(SubmitError::Unknown)));
             }
             (Asker::Submit(ticket), Outcome::Control(outcome)) => {
@@ -113,18 +119,18 @@ impl Replica {
     pub(crate) fn rejected(&mut self, token: u64, reason: Rejection) {
         let Some(proposal) = self.proposals.get_mut(&token) else { return };
         let hopeless = reason.retry_after_ms().is_none();
-        if !hopeless && self.now_ms < proposal.deadline_ms {
-            // `resend` and the tick send it again.
-            if proposal.may_be_sent() {
-                return;
-            }
+        // `resend` and the tick send it again.
+        if hopeless || self.now_ms >= proposal.deadline_ms || !proposal.may_be_sent() {
+            self.fail(token, reason);
         }
-        let maybe = proposal.maybe && !hopeless;
-        self.fail(token, maybe, reason);
     }
 
-    pub(crate) fn fail(&mut self, token: u64, maybe: bool, reason: Rejection) {
+    /// Gives a proposal up. By what it is at this moment: it may have been sent since it was found to be late.
+    pub(crate) fn fail(&mut self, token: u64, reason: Rejection) {
         let Some(proposal) = self.proposals.remove(&token) else { return };
+        let hopeless = reason.retry_after_ms().is_none();
+        // A request grows by some bytes with what it says is answered: of two copies the first may have been small enough.
+        let maybe = proposal.maybe && (!hopeless || proposal.doubled);
         self.session_given_up(token, proposal.course);
         match proposal.asker {
             Asker::Session => self.session_not_opened(),

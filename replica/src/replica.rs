@@ -464,6 +464,7 @@ impl Replica {
     /// When an invariant does not hold.
     pub fn check_invariants(&self) {
         self.driver.check_invariants();
+        self.control.table.check_invariants();
         for group in &self.groups {
             group.view.table.check_invariants(&group.expiry);
         }

@@ -53,7 +53,8 @@ impl Replica {
     ///
     /// With a `request` it is carried out once, however often that comes, here or elsewhere. Without one it goes by this
     /// replica's own session, so that it is carried out once although it is sent until it is answered; or, with `again`, as
-    /// it is: it is idempotent or compare-and-set. Commands of sessions always go as they are.
+    /// it is: it is idempotent or compare-and-set. Commands of sessions always go as they are; the one that opens a
+    /// client's session goes once.
     pub fn submit(
         &mut self,
         ticket: Ticket,
@@ -68,8 +69,12 @@ impl Replica {
             ControlCommand::OpenSession(_) | ControlCommand::CloseSession(_) | ControlCommand::Once { .. }
         );
         match request {
-            Some(request) => self.submit_bytes(ticket, GroupId(0), request.wrap(&data).into(), deadline_ms, true),
-            None if again || of_sessions => self.submit_bytes(ticket, GroupId(0), data.into(), deadline_ms, true),
+            Some(request) => self.submit_bytes(ticket, GroupId(0), request.wrap(None, &data).into(), deadline_ms, true),
+            None if again || of_sessions => {
+                // Each copy would open a session of its own.
+                let again = *command != ControlCommand::OpenSession(None);
+                self.submit_bytes(ticket, GroupId(0), data.into(), deadline_ms, again);
+            }
             None if self.proposals.len() >= PROPOSALS_MAX => {
                 self.outputs.push(Output::Submitted(ticket, Err(SubmitError::NotDone(Rejection::Overloaded))));
             }
@@ -108,9 +113,13 @@ impl Replica {
             return;
         }
         self.session.opening = true;
-        let owner = SessionOwner { instance: InstanceId(self.config.driver.id.0), life: self.config.token_start };
-        let command = ControlCommand::OpenSession(Some(owner)).encode();
+        let command = ControlCommand::OpenSession(Some(self.session_owner())).encode();
         self.propose(GroupId(0), command.into(), Asker::Session, self.now_ms.saturating_add(OPEN_MS), true);
+    }
+
+    /// By whom the table knows this replica's sessions: nobody else's requests go by them.
+    fn session_owner(&self) -> SessionOwner {
+        SessionOwner { instance: InstanceId(self.config.driver.id.0), life: self.config.token_start }
     }
 
     /// The session was opened, or refused.
@@ -145,7 +154,7 @@ impl Replica {
             // that is hidden in a snapshot.
             (_, ControlOutcome::Refused(SessionRefusal::NoSession(_))) if !proposal.hidden => {
                 proposal.course = Course::Held;
-                proposal.maybe = false;
+                (proposal.maybe, proposal.doubled) = (false, false);
                 self.hold(proposal);
             }
             (Asker::Submit(ticket), ControlOutcome::Refused(_)) => {
@@ -170,7 +179,8 @@ impl Replica {
     /// What a proposal puts into the log: the command as it is, or as a request of the session.
     pub(crate) fn data_of(&self, proposal: &Proposal) -> Bytes {
         let Course::Session(session, sequence) = proposal.course else { return proposal.data.clone() };
-        Request { session, sequence, answered_below: self.session.answered_below() }.wrap(&proposal.data).into()
+        let request = Request { session, sequence, answered_below: self.session.answered_below() };
+        request.wrap(Some(self.session_owner()), &proposal.data).into()
     }
 
     /// A snapshot of group 0 was installed: what was sent may have been carried out in what it skipped.

@@ -12,18 +12,18 @@ use crate::{
 };
 
 impl Replica {
-    /// A snapshot came in whole: this is its state, and `term` that of the entry at its index. `true`: it will be installed, and its file is needed until then;
-    /// `false`: it is not wanted.
+    /// A snapshot came in whole: this is its state, with what its file has beside it, and `term` that of the entry at its
+    /// index. `true`: it will be installed, and its file is needed until then; `false`: it is not wanted.
     pub fn handle_snapshot(
         &mut self,
         from: NodeId,
         group: GroupId,
         message: &[u8],
         term: Term,
-        state: GroupState,
+        (state, meta): (GroupState, Bytes),
     ) -> bool {
         let index = Index(state.applied().0);
-        let taken = self.driver.handle_snapshot(from, group, message, (index, term));
+        let taken = self.driver.handle_snapshot(from, group, message, (index, term), &meta);
         if taken {
             self.restoring.insert((group, index), state);
         }
@@ -38,6 +38,11 @@ impl Replica {
     /// What `Output::ReadLog` asked for.
     pub fn handle_log_read(&mut self, group: GroupId, from: Index, entries: &[(Index, Term, Bytes)]) {
         self.driver.handle_log_read(group, from, entries);
+    }
+
+    /// The stored file of a snapshot that was to be sent is damaged or gone: another is stored.
+    pub fn handle_snapshot_unreadable(&mut self, group: GroupId, place: (Index, Term)) {
+        self.driver.handle_snapshot_unreadable(group, place);
     }
 
     /// How the sending of a snapshot ended.

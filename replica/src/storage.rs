@@ -89,11 +89,13 @@ impl Storage {
     /// installed is taken out of `received`, also when the records cannot be stored.
     ///
     /// # Errors
-    /// `WalError::NoSpace`: nothing of the records was stored, try again later. All others are final.
+    /// `WalError::NoSpace`, `WalError::Starved`: nothing of the records was stored, try again later, with what is left in
+    /// `received`. All others are final.
     pub fn persist(&mut self, records: &[Record], received: &mut Vec<Received>, sync: bool) -> Result<(), WalError> {
-        for received in received.drain(..) {
-            // Also where there is no room: by which name the file is there is not known then.
-            received.install().map_err(not_installed)?;
+        while let Some(next) = received.first_mut() {
+            // Final also where there is no room: by which name the file is there is not known then.
+            next.install().map_err(not_installed)?;
+            received.remove(0);
         }
         self.wal.append(records, sync)?;
         if records.iter().any(|record| matches!(record, Record::Snapshot { .. })) {
@@ -107,7 +109,7 @@ impl Storage {
     /// # Errors
     /// As `persist`.
     pub fn write_only(&mut self, records: &[Record], received: Vec<Received>) -> Result<(), WalError> {
-        for received in received {
+        for mut received in received {
             received.install()?;
         }
         self.wal.append(records, false)
@@ -224,12 +226,13 @@ pub fn store_snapshot(
     snapshots.save_with(group, index, term, meta, |out| state.write_to(out))
 }
 
-/// Reads and checks a snapshot that was received.
+/// Reads and checks a snapshot that was received: its state, and what its file has beside it.
 ///
 /// # Errors
 /// If it is not a snapshot of that group, index and term, says why.
-pub fn read_received(received: &Received) -> Result<GroupState, WalError> {
+pub fn read_received(received: &Received) -> Result<(GroupState, Bytes), WalError> {
     let mut reader = received.reader()?;
+    let meta = Bytes::copy_from_slice(reader.meta());
     let read = GroupState::read_from(received.group(), &mut reader);
     // A damaged file is told of before what follows from it.
     reader.finish()?;
@@ -237,7 +240,7 @@ pub fn read_received(received: &Received) -> Result<GroupState, WalError> {
     let state = read.map_err(|error| unusable(error.to_string()))?;
     let (found, wanted) = (state.applied().0, received.index().0);
     if found == wanted {
-        return Ok(state);
+        return Ok((state, meta));
     }
     Err(unusable(format!("it is the state at index {found}, and should be that at {wanted}")))
 }

@@ -182,7 +182,8 @@ mod tests {
                 "flow/Cargo.toml" => "[dependencies]\nproxy.workspace = true".into(),
                 "raftlog/Cargo.toml" => "[dev-dependencies]\nflow = { path = \"../flow\" }".into(),
                 "ARCHITECTURE.md" => {
-                    "replica imports flow, raftlog; proxy\nimports flow, api, raftlog, replica; loadtest imports flow"
+                    "replica imports flow, raftlog; benches imports raftlog; proxy\nimports flow, api, raftlog, replica; \
+                     loadtest imports flow"
                         .into()
                 }
                 _ => String::new(),

@@ -39,10 +39,13 @@ impl Story {
         answered_below: u64,
         if_revision: Option<u64>,
     ) -> ControlOutcome {
-        let request = Request { session, sequence, answered_below };
+        self.put_as(None, Request { session, sequence, answered_below }, if_revision)
+    }
+
+    fn put_as(&mut self, owner: Option<SessionOwner>, request: Request, if_revision: Option<u64>) -> ControlOutcome {
         let if_revision = if_revision.map(Revision);
-        let put = ControlCommand::KvPut { key: "k".to_owned(), value: vec![sequence as u8], if_revision };
-        self.check(ControlCommand::Once { request, command: Box::new(put) })
+        let put = ControlCommand::KvPut { key: "k".to_owned(), value: vec![request.sequence as u8], if_revision };
+        self.check(ControlCommand::Once { request, owner, command: Box::new(put) })
     }
 
     fn revision(&self) -> u64 {
@@ -53,6 +56,8 @@ impl Story {
     fn restart(&mut self) {
         let copy = ControlTable::decode(&self.table.encode().unwrap()).unwrap();
         assert_eq!(copy.digest(), self.table.digest());
+        self.table.check_invariants();
+        copy.check_invariants();
         assert_eq!(copy.sessions.bytes, self.table.sessions.bytes);
         assert_eq!(copy.sessions.by_use, self.table.sessions.by_use);
         assert_eq!(copy.sessions.by_owner, self.table.sessions.by_owner);
@@ -181,8 +186,10 @@ fn there_are_so_many_sessions_and_no_more_but_an_instance_always_has_its_own() {
     story.restart();
     assert_eq!(open(&mut story, 1), own);
     let second = open(&mut story, 2);
-    assert_eq!(refusal(story.put(own, 1, 0, None)), SessionRefusal::NoSession(own), "another life ends it");
-    assert!(matches!(story.put(second, 1, 0, None), ControlOutcome::Done { .. }));
+    let request = |session| Request { session, sequence: 1, answered_below: 0 };
+    let ended = story.put_as(owner(1), request(own), None);
+    assert_eq!(refusal(ended), SessionRefusal::NoSession(own), "another life ends it");
+    assert!(matches!(story.put_as(owner(2), request(second), None), ControlOutcome::Done { .. }));
     assert_eq!(story.table.sessions().len(), SESSIONS_MAX + 1);
     let stranger = Some(SessionOwner { instance: InstanceId(9), life: 1 });
     assert!(matches!(story.check(ControlCommand::OpenSession(stranger)), ControlOutcome::Invalid(_)));
@@ -194,6 +201,32 @@ fn there_are_so_many_sessions_and_no_more_but_an_instance_always_has_its_own() {
 }
 
 #[test]
+fn a_session_is_used_and_ended_only_by_whom_it_is_of() {
+    let mut story = Story::born();
+    let owner = |instance, life| Some(SessionOwner { instance: InstanceId(instance), life });
+    let own = session_of(&story.check(ControlCommand::OpenSession(owner(1, 5))));
+    let of_client = story.open();
+    let refused = |outcome, session| assert_eq!(refusal(outcome), SessionRefusal::NoSession(session));
+    for _ in 0..2 {
+        for stranger in [None, owner(1, 6), owner(2, 5)] {
+            let request = Request { session: own, sequence: 4, answered_below: 0 };
+            refused(story.put_as(stranger, request, None), own);
+            let request = Request { session: own, sequence: 1_000_000, answered_below: 1_000_000 };
+            refused(story.put_as(stranger, request, None), own);
+        }
+        let request = Request { session: of_client, sequence: 4, answered_below: 0 };
+        refused(story.put_as(owner(1, 5), request, None), of_client);
+        refused(story.check(ControlCommand::CloseSession(own)), own);
+        assert_eq!(story.revision(), 0, "nothing of that was carried out");
+        story.restart();
+    }
+    let request = Request { session: own, sequence: 4, answered_below: 4 };
+    let first = story.put_as(owner(1, 5), request, None);
+    assert!(matches!(first, ControlOutcome::Done { .. }), "{first:?}");
+    assert_eq!(story.put_as(owner(1, 5), request, None), first);
+}
+
+#[test]
 fn all_outcomes_together_have_so_many_bytes_and_no_more() {
     let mut sessions = Sessions::default();
     let now = LogTime(1);
@@ -201,13 +234,13 @@ fn all_outcomes_together_have_so_many_bytes_and_no_more() {
     let own = SessionOwner { instance: InstanceId(1), life: 1 };
     let owned = sessions.open(SessionId(2), now, Some(own)).unwrap();
     let request = |session, sequence| Request { session, sequence, answered_below: 0 };
-    assert_eq!(sessions.begin(now, &request(id, 1)), Ok(None));
+    assert_eq!(sessions.begin(now, &request(id, 1), None), Ok(None));
     sessions.keep(&request(id, 1), ControlOutcome::Invalid("long".repeat(1000)));
     assert_eq!(sessions.bytes, SESSION_BYTES + OUTCOME_BYTES + OUTCOME_TEXT_MAX, "the text was cut");
     sessions.bytes = SESSIONS_BYTES_MAX - OUTCOME_BYTES;
-    assert_eq!(sessions.begin(now, &request(id, 2)), Err(SessionRefusal::OutOfBytes));
+    assert_eq!(sessions.begin(now, &request(id, 2), None), Err(SessionRefusal::OutOfBytes));
     assert_eq!(sessions.open(SessionId(3), now, None), Err(SessionRefusal::OutOfBytes));
-    assert_eq!(sessions.begin(now, &request(owned, 2)), Ok(None), "an instance's session is served");
+    assert_eq!(sessions.begin(now, &request(owned, 2), Some(own)), Ok(None), "an instance's session is served");
 }
 
 #[test]
@@ -217,7 +250,7 @@ fn a_long_refusal_is_cut_alike_in_the_first_answer_and_the_next() {
     let session = story.open();
     let request = Request { session, sequence: 1, answered_below: 0 };
     let put = ControlCommand::KvPut { key, value: Vec::new(), if_revision: Some(Revision(7)) };
-    let once = ControlCommand::Once { request, command: Box::new(put) };
+    let once = ControlCommand::Once { request, owner: None, command: Box::new(put) };
     let first = story.check(once.clone());
     let ControlOutcome::Conflict(text) = &first else { panic!("{first:?}") };
     assert!(text.ends_with(CUT) && text.len() <= OUTCOME_TEXT_MAX, "{}", text.len());

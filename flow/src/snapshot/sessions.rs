@@ -1,5 +1,7 @@
 //! Sessions as rows: each session, followed by the outcomes that it keeps.
 
+use prost::Message;
+
 use super::{
     SnapshotError,
     rows::{ControlKind, OutcomeRow, SessionRow},
@@ -15,12 +17,7 @@ use crate::{
 impl Sessions {
     pub(super) fn each_row<E>(&self, put: &mut impl FnMut(ControlKind) -> Result<(), E>) -> Result<(), E> {
         for (id, session) in self.iter() {
-            put(ControlKind::Session(SessionRow {
-                id: id.0,
-                used: session.used.0,
-                answered_below: session.answered_below,
-                owner: session.owner.as_ref().map(Into::into),
-            }))?;
+            put(ControlKind::Session(session_row(id, session)))?;
             for (sequence, outcome) in &session.outcomes {
                 put(ControlKind::Outcome(outcome_row(id, *sequence, outcome)))?;
             }
@@ -43,6 +40,7 @@ impl Sessions {
             used: LogTime(row.used),
             answered_below: row.answered_below,
             outcomes: imbl::OrdMap::new(),
+            digest: 0,
         };
         reader
             .ordered(session.owner.is_none_or(|owner| !self.is_owner(owner.instance)), "the session of an instance")?;
@@ -71,6 +69,20 @@ impl Sessions {
     fn check_room(&self) -> Result<(), SnapshotError> {
         if self.has_room() { Ok(()) } else { Err(SnapshotError::TooMany("sessions and outcomes")) }
     }
+}
+
+pub(super) fn session_row(id: SessionId, session: &Session) -> SessionRow {
+    SessionRow {
+        id: id.0,
+        used: session.used.0,
+        answered_below: session.answered_below,
+        owner: session.owner.as_ref().map(Into::into),
+    }
+}
+
+/// The bytes of an outcome's row, but for its session.
+pub(crate) fn outcome_bytes(sequence: u64, outcome: &ControlOutcome) -> Vec<u8> {
+    outcome_row(SessionId(0), sequence, outcome).encode_to_vec()
 }
 
 fn outcome_row(session: SessionId, sequence: u64, outcome: &ControlOutcome) -> OutcomeRow {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    command::{ControlCommand, EpochCopy, PinCommand, Request, SessionOwner, Standing},
+    command::{ControlCommand, ControlOutcome, EpochCopy, PinCommand, Request, SessionOwner, Standing},
     control::tests::{address, birth},
     health::View,
     ids::{PinKey, SessionId},
@@ -45,11 +45,16 @@ fn a_pin_table_comes_back_with_its_digest_and_its_expiry() {
     assert!(copy.len() < 50, "some have expired");
 }
 
+/// The instance that has a session, and that session.
+const OWNER: SessionOwner = SessionOwner { instance: InstanceId(1), life: 5 };
+const OWN_SESSION: u64 = 11;
+
 fn once(session: u64, sequence: u64) -> ControlCommand {
     let request = Request { session: SessionId(session), sequence, answered_below: 1 };
     let if_revision = (sequence == 4).then_some(Revision(0));
     let command = ControlCommand::KvPut { key: "once".to_owned(), value: vec![1], if_revision };
-    ControlCommand::Once { request, command: Box::new(command) }
+    let owner = (session == OWN_SESSION).then_some(OWNER);
+    ControlCommand::Once { request, owner, command: Box::new(command) }
 }
 
 /// A table with a row of every kind.
@@ -68,13 +73,60 @@ fn control_table() -> ControlTable {
         ControlCommand::OpenSession(None),
         once(8, 3),
         once(8, 4),
-        ControlCommand::OpenSession(Some(SessionOwner { instance: InstanceId(1), life: 5 })),
-        once(11, 1),
+        ControlCommand::OpenSession(Some(OWNER)),
+        once(OWN_SESSION, 1),
     ];
     for (index, command) in (1..).zip(&commands) {
-        table.apply(Revision(index), LogTime(index), command);
+        let outcome = table.apply(Revision(index), LogTime(index), command);
+        assert!(!matches!(outcome, ControlOutcome::Refused(_)), "{command:?}: {outcome:?}");
     }
     table
+}
+
+#[test]
+fn the_digest_tells_of_each_key_and_outcome_whatever_came_before() {
+    let put = |key: &str, value: &[u8]| ControlCommand::KvPut {
+        key: key.to_owned(),
+        value: value.to_vec(),
+        if_revision: None,
+    };
+    let delete = |key: &str| ControlCommand::KvDelete { key: key.to_owned(), if_revision: None };
+    let request = |sequence, answered_below, command| ControlCommand::Once {
+        request: Request { session: SessionId(8), sequence, answered_below },
+        owner: None,
+        command: Box::new(command),
+    };
+    // The table after these commands, and one more at a time and place that is the same for all.
+    let after = |commands: &[ControlCommand]| {
+        let mut table = control_table();
+        for (index, command) in (20..).zip(commands) {
+            table.apply(Revision(index), LogTime(20), command);
+        }
+        table.apply(Revision(90), LogTime(90), &ControlCommand::Tick);
+        table.check_invariants();
+        let copy = ControlTable::decode(&table.encode().unwrap()).unwrap();
+        copy.check_invariants();
+        assert_eq!(copy.digest(), table.digest());
+        table.digest()
+    };
+    let unchanged = after(&[]);
+    let stories = [
+        vec![put("k", b"other")],
+        vec![put("k", &[1, 2])],
+        vec![put("ka", b"b")],
+        vec![put("k", b"ab")],
+        vec![delete("k")],
+        vec![request(5, 1, put("k", b"x"))],
+        vec![request(6, 1, put("k", b"x"))],
+        vec![request(5, 4, put("k", b"x"))],
+        vec![ControlCommand::CloseSession(SessionId(8))],
+    ];
+    let mut digests: Vec<u64> = stories.iter().map(|story| after(story)).chain([unchanged]).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), stories.len() + 1, "each leaves another table");
+    let there_and_gone = [put("new", b"v"), put("new", b"w"), delete("new")];
+    assert_eq!(after(&there_and_gone), unchanged);
 }
 
 #[test]

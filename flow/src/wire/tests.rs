@@ -38,6 +38,11 @@ fn control_commands() -> Vec<ControlCommand> {
         ControlCommand::CloseSession(SessionId(7)),
         once(ControlCommand::KvDelete { key: "k".to_owned(), if_revision: None }),
         once(ControlCommand::Tick),
+        ControlCommand::Once {
+            request: Request { session: SessionId(7), sequence: 0, answered_below: 0 },
+            owner: Some(SessionOwner { instance: InstanceId(2), life: u64::MAX }),
+            command: Box::new(ControlCommand::Tick),
+        },
         ControlCommand::Tune(None),
         ControlCommand::Tune(Some(tuning(Detector::Phi(80)))),
         ControlCommand::Tune(Some(tuning(Detector::Fixed(700)))),
@@ -47,7 +52,7 @@ fn control_commands() -> Vec<ControlCommand> {
 
 fn once(command: ControlCommand) -> ControlCommand {
     let request = Request { session: SessionId(7), sequence: 9, answered_below: 8 };
-    ControlCommand::Once { request, command: Box::new(command) }
+    ControlCommand::Once { request, owner: None, command: Box::new(command) }
 }
 
 fn pin_commands() -> Vec<PinCommand> {
@@ -97,12 +102,12 @@ fn what_this_version_does_not_know_is_an_error() {
 fn commands_of_sessions_do_not_nest() {
     let put = ControlCommand::KvPut { key: "k".to_owned(), value: vec![1], if_revision: None };
     let request = Request { session: SessionId(7), sequence: 9, answered_below: 8 };
-    assert_eq!(ControlCommand::decode(&request.wrap(&put.encode())), Ok(once(put.clone())));
+    assert_eq!(ControlCommand::decode(&request.wrap(None, &put.encode())), Ok(once(put.clone())));
     for inner in [once(put), ControlCommand::OpenSession(None), ControlCommand::CloseSession(SessionId(1))] {
         let error = ControlCommand::decode(&once(inner).encode()).unwrap_err();
         assert_eq!(error, WireError::Field("command of a session"));
     }
-    assert_eq!(ControlCommand::decode(&request.wrap(b"")), Err(WireError::Field("command")));
+    assert_eq!(ControlCommand::decode(&request.wrap(None, b"")), Err(WireError::Field("command")));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use flow::{
 use hdrhistogram::Histogram;
 
 use super::cores::Cores;
-use super::load::histogram;
+use super::figures::histogram;
 use crate::chance::Chance;
 use crate::error::{Error, Result};
 

@@ -1,6 +1,15 @@
 //! Figures of several rounds as one: the median, and how far the rounds lie apart.
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// An empty histogram of nanoseconds up to a minute, which keeps three decimal digits.
+pub fn histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, NANOS_MAX, DIGITS)
+        .map_err(|error| Error::Usage(format!("making a histogram: {error}")))
+}
 
 /// The median of some rounds, with the lowest and the highest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -57,6 +66,11 @@ fn thousands(number: u64) -> String {
     }
     text
 }
+
+/// Decimal digits that latencies keep.
+const DIGITS: u8 = 3;
+/// What takes longer counts as this; nothing does, as the loads' deadlines are shorter.
+const NANOS_MAX: u64 = 60_000_000_000;
 
 #[cfg(test)]
 mod tests {

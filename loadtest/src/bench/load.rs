@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
 use super::cpu;
+use super::figures::histogram;
 use crate::error::{Error, Result};
 use crate::farm::GIVE_BYTES_MAX;
 use crate::http::connect_from;
@@ -29,12 +30,6 @@ pub enum Act {
     TcpNew,
     /// As many bytes as will come.
     Bulk,
-}
-
-/// An empty histogram of nanoseconds up to a minute, which keeps three decimal digits.
-pub fn histogram() -> Result<Histogram<u64>> {
-    Histogram::new_with_bounds(1, NANOS_MAX, DIGITS)
-        .map_err(|error| Error::Usage(format!("making a histogram: {error}")))
 }
 
 /// From where clients come.
@@ -321,10 +316,6 @@ const QUESTION: &[u8] = b"who\n";
 const ANSWER_BYTES_MAX: usize = 4096;
 const SAID_BYTES_MAX: usize = 120;
 const BULK_BUFFER_BYTES: usize = 256 * 1024;
-/// Decimal digits that the latencies keep.
-const DIGITS: u8 = 3;
-/// What takes longer counts as this; nothing does, as [`HOME_DEADLINE`] shows.
-const NANOS_MAX: u64 = 60_000_000_000;
 /// Longer than anything that a proxy waits for before it gives up.
 const HOME_DEADLINE: Duration = Duration::from_secs(10);
 /// Addresses below are those of clients that come again.

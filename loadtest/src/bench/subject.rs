@@ -86,7 +86,7 @@ impl Subject {
         let command = match product {
             Product::Direct => return Ok(Subject::direct(servers)),
             Product::Rocinante => {
-                write(site, CONFIG_FILE, &configuration(site, 1, servers))?;
+                write(site, CONFIG_FILE, &configuration(site, 1, servers, ""))?;
                 rocinante(binary, site, product.place())
             }
             Product::HaProxy => {
@@ -117,7 +117,7 @@ impl Subject {
         servers: &[Server],
         cores: &Cores,
     ) -> Result<Vec<Subject>> {
-        write(site, CONFIG_FILE, &configuration(site, size, servers))?;
+        write(site, CONFIG_FILE, &configuration(site, size, servers, ""))?;
         let mut fleet = Vec::new();
         for id in (0..size).map(InstanceId) {
             let mut subject = Subject::spawn(Product::Rocinante, id, rocinante(binary, site, id), site, cores)?;

@@ -227,7 +227,7 @@ const MILLIS_PER_SECOND: f64 = 1e3;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::load::histogram;
+    use crate::bench::figures::histogram;
 
     fn sample(asks: u64, bytes: u64, cpu_ms: u64) -> Sample {
         let mut latency = histogram().unwrap();

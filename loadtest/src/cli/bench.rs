@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use loadtest::bench::{self, Part, Plan};
 use loadtest::error::{Error, Result};
+use loadtest::fleet::process::in_path;
+use serde::Serialize;
 
-use super::stick::{binary, in_path};
+use super::stick::binary;
 use super::{BenchArguments, BenchOf};
 
 /// Measures what was asked for.
@@ -15,41 +17,66 @@ pub async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         return super::raft::run(arguments).await;
     }
     let plan = Plan {
-        parts: parts(&arguments.only)?,
+        parts: parts(&arguments.only, &Part::ALL, Part::name)?,
         seconds: arguments.seconds,
         rounds: arguments.rounds,
         rocinante: binary(arguments.bin.as_deref())?,
         haproxy: in_path("haproxy"),
         nginx: in_path("nginx"),
     };
-    let terminal = std::io::stderr().is_terminal();
-    let watch = |done: u32, all: u32, what: &str| {
-        let end = if terminal { "\x1b[K\r" } else { "\n" };
-        let mut out = std::io::stderr().lock();
-        // Nobody may be reading; the figures do not depend on it.
-        write!(out, "{done:>3}/{all}  {what}{end}").and_then(|()| out.flush()).ok();
-    };
+    let progress = Progress::new();
+    let watch = |done: u32, all: u32, what: &str| progress.show(&format!("{done:>3}/{all}  {what}"));
     let report = bench::run(&plan, &watch).await?;
-    if terminal {
-        eprint!("\x1b[K");
-    }
-    if arguments.json {
-        let text = serde_json::to_string_pretty(&report);
-        println!("{}", text.map_err(|error| Error::Fleet(format!("writing JSON: {error}")))?);
-    } else {
-        print!("{}", bench::table(&report));
-    }
+    progress.end();
+    print(&report, arguments.json, bench::table)?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn parts(names: &[String]) -> Result<Vec<Part>> {
+/// The parts of a bench that are named; all where none is.
+pub fn parts<P: Copy>(names: &[String], all: &[P], name_of: impl Fn(P) -> &'static str) -> Result<Vec<P>> {
     if names.is_empty() {
-        return Ok(Part::ALL.to_vec());
+        return Ok(all.to_vec());
     }
-    let known = || Part::ALL.map(Part::name).join(", ");
+    let known = || all.iter().map(|part| name_of(*part)).collect::<Vec<_>>().join(", ");
     let part = |name: &String| {
-        let part = Part::ALL.into_iter().find(|part| part.name() == name.trim());
-        part.ok_or_else(|| Error::Usage(format!("no part of the bench is called {name}; there are: {}", known())))
+        let part = all.iter().copied().find(|part| name_of(*part) == name.trim());
+        part.ok_or_else(|| Error::Usage(format!("no part of this bench is called {name}; there are: {}", known())))
     };
     names.iter().map(part).collect()
+}
+
+/// Prints what was measured, as JSON or as a table.
+pub fn print<R: Serialize>(report: &R, json: bool, table: impl Fn(&R) -> String) -> Result<()> {
+    if json {
+        let text = serde_json::to_string_pretty(report);
+        println!("{}", text.map_err(|error| Error::Fleet(format!("writing JSON: {error}")))?);
+    } else {
+        print!("{}", table(report));
+    }
+    Ok(())
+}
+
+/// What is being done, on standard error: a line that changes on a terminal, else one line after the other.
+pub struct Progress {
+    terminal: bool,
+}
+
+impl Progress {
+    pub fn new() -> Progress {
+        Progress { terminal: std::io::stderr().is_terminal() }
+    }
+
+    pub fn show(&self, what: &str) {
+        let end = if self.terminal { "\x1b[K\r" } else { "\n" };
+        let mut out = std::io::stderr().lock();
+        // Nobody may be reading; the figures do not depend on it.
+        write!(out, "{what}{end}").and_then(|()| out.flush()).ok();
+    }
+
+    /// Leaves no line behind.
+    pub fn end(&self) {
+        if self.terminal {
+            eprint!("\x1b[K");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use loadtest::chance::Chance;
 use loadtest::demo;
 use loadtest::error::{Error, Result};
 use loadtest::fleet::haproxy::HaProxy;
+use loadtest::fleet::process::in_path;
 use loadtest::fleet::rocinante::Rocinante;
 use loadtest::fleet::site::Site;
 use loadtest::fleet::{Fleet, Server};
@@ -77,7 +78,7 @@ pub async fn run(arguments: StickArguments, who: Who) -> Result<ExitCode> {
 
 /// Shows a fleet to people.
 pub async fn demo(arguments: DemoArguments) -> Result<ExitCode> {
-    let maker = Product::Rocinante(binary(arguments.bin.as_deref())?);
+    let maker = Product::Rocinante(binary(arguments.bin.as_deref())?, false);
     let style =
         if arguments.plain || !std::io::stdout().is_terminal() { demo::Style::Plain } else { demo::Style::Screen };
     let passed = demo::show(&maker, arguments.clients, style).await?;
@@ -96,7 +97,7 @@ fn status(outcomes: &[Outcome]) -> ExitCode {
 fn keep(arguments: &StickArguments, product: &Product) -> Keep {
     match product {
         _ if arguments.keep => Keep::Always,
-        Product::Rocinante(_) => Keep::OnFailure,
+        Product::Rocinante(..) => Keep::OnFailure,
         Product::HaProxy(_) => Keep::Never,
     }
 }
@@ -118,7 +119,7 @@ fn chosen(names: &str) -> Result<Vec<Scenario>> {
 fn products(arguments: &StickArguments, who: Who) -> Result<Vec<Product>> {
     let mut products = Vec::new();
     if who == Who::Ours {
-        products.push(Product::Rocinante(binary(arguments.bin.as_deref())?));
+        products.push(Product::Rocinante(binary(arguments.bin.as_deref())?, arguments.tls));
         if arguments.rivals {
             match in_path("haproxy") {
                 Some(path) => products.push(Product::HaProxy(path)),
@@ -150,23 +151,17 @@ pub fn binary(named: Option<&Path>) -> Result<PathBuf> {
     std::path::absolute(&path).map_err(Error::io(path.display().to_string()))
 }
 
-/// A program in PATH or where system programs are, which not every user's PATH names.
-pub fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
 /// A product that can be judged, with its binary.
 enum Product {
-    Rocinante(PathBuf),
+    /// With its binary, and whether its instances have certificates.
+    Rocinante(PathBuf, bool),
     HaProxy(PathBuf),
 }
 
 impl Product {
     fn name(&self) -> &'static str {
         match self {
-            Product::Rocinante(_) => OURS,
+            Product::Rocinante(..) => OURS,
             Product::HaProxy(_) => "haproxy",
         }
     }
@@ -176,7 +171,9 @@ impl Product {
 impl Maker for Product {
     async fn make(&self, site: Arc<Site>, instances: u8, servers: &[Server]) -> Result<Arc<dyn Fleet>> {
         Ok(match self {
-            Product::Rocinante(binary) => Arc::new(Rocinante::new(binary.clone(), site, instances, servers).await?),
+            Product::Rocinante(binary, tls) => {
+                Arc::new(Rocinante::new(binary.clone(), site, instances, servers, *tls).await?)
+            }
             Product::HaProxy(binary) => Arc::new(HaProxy::new(binary.clone(), site, instances, servers).await?),
         })
     }

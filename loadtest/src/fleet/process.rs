@@ -85,6 +85,19 @@ impl Process {
         }
     }
 
+    /// SIGTERM; it must leave with success within `deadline`. `who` is its name, for people.
+    pub async fn terminate(mut self, who: &str, deadline: Duration) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        match self.wait(deadline).await {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(Error::Fleet(format!("{who} left on SIGTERM with {status}"))),
+            None => {
+                self.kill().await?;
+                Err(Error::Fleet(format!("{who} did not leave within {deadline:?} of SIGTERM")))
+            }
+        }
+    }
+
     /// Kills it and waits until it is gone.
     pub async fn kill(&mut self) -> Result<()> {
         if self.ended().is_none() {
@@ -142,6 +155,13 @@ pub async fn run(mut command: Command, deadline: Duration) -> Result<String> {
     }
 }
 
+/// A program in PATH or where system programs are, which not every user's PATH names.
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = SYSTEM_FOLDERS.map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
 /// Has the kernel kill the child when the thread that started it ends, so that not even kill -9 of the judge leaves one.
 fn die_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec only one system call is made, which is safe there.
@@ -150,6 +170,7 @@ fn die_with_parent(command: &mut Command) {
     }
 }
 
+const SYSTEM_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 const LAST_LINES: usize = 3;
 const POLL: Duration = Duration::from_millis(2);
 const KILL_DEADLINE: Duration = Duration::from_secs(10);

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 
 use super::hosts::{Hosts, label_of};
-use super::process;
 use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, METRICS_PORT, POOL_PORTS, REST_PORT, Site};
 use super::{Change, Fleet, POOLS, Server};
+use super::{pki, process};
 use crate::ask::Door;
 use crate::error::{Error, Result};
 use crate::http;
@@ -28,9 +28,12 @@ pub struct Rocinante {
 
 impl Rocinante {
     /// Writes the configuration and sets up the relays; no instance runs yet.
-    pub async fn new(binary: PathBuf, site: Arc<Site>, size: u8, servers: &[Server]) -> Result<Rocinante> {
+    /// `tls`: its instances have certificates.
+    pub async fn new(binary: PathBuf, site: Arc<Site>, size: u8, servers: &[Server], tls: bool) -> Result<Rocinante> {
         let config = site.directory().join(CONFIG_FILE);
-        std::fs::write(&config, configuration(&site, size, servers))
+        let labels: Vec<String> = (0..size).map(|id| label_of(InstanceId(id))).collect();
+        let tls = if tls { pki::issue(&binary, site.directory(), NAME, &labels).await? } else { "" };
+        std::fs::write(&config, configuration(&site, size, servers, tls))
             .map_err(Error::io(format!("writing {}", config.display())))?;
         Ok(Rocinante { binary, hosts: Hosts::new(site, size).await? })
     }
@@ -84,16 +87,9 @@ impl Fleet for Rocinante {
     }
 
     async fn terminate(&self, instance: InstanceId) -> Result<()> {
-        let Some(mut process) = self.hosts.take(instance).await? else { return Ok(()) };
-        process.signal(Signal::TERM)?;
-        match process.wait(TERMINATE_DEADLINE).await {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(Error::Fleet(format!("{} left on SIGTERM with {status}", label_of(instance)))),
-            None => {
-                process.kill().await?;
-                let limit = TERMINATE_DEADLINE.as_secs();
-                Err(Error::Fleet(format!("{} did not leave within {limit} s of SIGTERM", label_of(instance))))
-            }
+        match self.hosts.take(instance).await? {
+            Some(process) => process.terminate(&label_of(instance), TERMINATE_DEADLINE).await,
+            None => Ok(()),
         }
     }
 
@@ -168,8 +164,8 @@ impl Fleet for Rocinante {
 }
 
 /// The pool.toml of the fleet: only keys that the documentation names.
-pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server]) -> String {
-    let mut text = "[fleet]\nname = \"judged\"\ndata_dir = \"data\"\n".to_owned();
+pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server], tls: &str) -> String {
+    let mut text = format!("[fleet]\nname = \"{NAME}\"\ndata_dir = \"data\"\n{tls}");
     for id in (0..size).map(InstanceId) {
         text += &format!(
             "\n[[fleet.instance]]\nlabel = \"{}\"\naddress = \"{}\"\ngrpc = {GRPC_PORT}\nrest = {REST_PORT}\n\
@@ -203,7 +199,8 @@ pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server]) -> String
 }
 
 /// The product's own limit, `drain_timeout`, plus time to write its log.
-const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
+pub const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
+const NAME: &str = "judged";
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const REST_DEADLINE: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "pool.toml";

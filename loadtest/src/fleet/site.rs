@@ -1,9 +1,9 @@
 //! A place to run a fleet in: loopback addresses that nobody else uses, and a directory that goes away.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 
+use super::place::Place;
 use crate::chance::Chance;
 use crate::error::{Error, Result};
 use crate::judge::InstanceId;
@@ -14,8 +14,7 @@ pub struct Site {
     octets: [u8; 2],
     /// Keeps other sites off, from before the first instance listens.
     _claim: TcpListener,
-    directory: PathBuf,
-    keep: AtomicBool,
+    place: Place,
 }
 
 impl Site {
@@ -30,10 +29,7 @@ impl Site {
             if PORTS_PROBED.iter().any(|port| TcpListener::bind((first, *port)).is_err()) {
                 continue;
             }
-            let name = format!("rocinante-loadtest-{}-{:08x}", std::process::id(), chance.below(u32::MAX));
-            let directory = std::env::temp_dir().join(name);
-            std::fs::create_dir(&directory).map_err(Error::io(format!("making {}", directory.display())))?;
-            return Ok(Site { octets, _claim: claim, directory, keep: AtomicBool::new(false) });
+            return Ok(Site { octets, _claim: claim, place: Place::new()? });
         }
         Err(Error::Usage("found no free loopback addresses in 127.0.0.0/8".to_owned()))
     }
@@ -51,26 +47,16 @@ impl Site {
 
     /// Where the files are.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.place.directory()
     }
 
     /// Leaves the directory behind at the end.
-    pub fn keep(&self) {
-        self.keep.store(true, Ordering::Relaxed);
+    pub fn keep(&self) -> Result<()> {
+        self.place.keep()
     }
 
     fn host(&self, host: u8) -> IpAddr {
         Ipv4Addr::new(127, self.octets[0], self.octets[1], host).into()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        if !self.keep.load(Ordering::Relaxed)
-            && let Err(error) = std::fs::remove_dir_all(&self.directory)
-        {
-            eprintln!("could not remove {}: {error}", self.directory.display());
-        }
     }
 }
 

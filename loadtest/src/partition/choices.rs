@@ -20,7 +20,9 @@ pub struct Choices {
     pub asked: u64,
     /// How often it gave no server.
     pub refused: u64,
-    /// Clients that two instances gave different servers.
+    /// Clients that two instances gave a server.
+    pub compared: u64,
+    /// Those of them that were given different ones.
     pub split: u64,
     /// The first of those that were refused or split, for people.
     pub evidence: Vec<String>,
@@ -53,6 +55,7 @@ impl Visitors {
             let choices = choices.map_err(|error| Error::Fleet(format!("a client of the judge broke: {error}")))??;
             all.asked += choices.asked;
             all.refused += choices.refused;
+            all.compared += choices.compared;
             all.split += choices.split;
             all.evidence.extend(choices.evidence);
         }
@@ -70,22 +73,26 @@ async fn come(
     let mut choices = Choices::default();
     while !*stop.borrow() {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
-        let mut given: Option<(u8, String)> = None;
+        let (mut given, mut asked): (Option<(u8, String)>, Option<u8>) = (None, None);
         for _ in 0..2 {
-            let serving = hosts.serving();
+            let mut serving = hosts.serving();
+            serving.retain(|number| Some(*number) != asked);
             let Some(&at) = serving.get(chance.below(serving.len() as u32) as usize) else { continue };
             let Some(_visit) = hosts.visit(at) else { continue };
             let source = wire::visitor(number);
             let reply = ask(source, entrance(at), Door::Tcp, DEADLINE).await;
-            choices.asked += 1;
+            (choices.asked, asked) = (choices.asked + 1, Some(at));
             match reply.map_err(Error::io(format!("asking {} from {source}", label(at))))? {
                 Reply::Name(name) => match &given {
-                    Some((first, other)) if *other != name => {
-                        choices.split += 1;
-                        let (first, at) = (label(*first), label(at));
-                        choices.note(format!("{source} was given {other} by {first} and {name} by {at}"));
+                    Some((first, other)) => {
+                        choices.compared += 1;
+                        if *other != name {
+                            choices.split += 1;
+                            let (first, at) = (label(*first), label(at));
+                            choices.note(format!("{source} was given {other} by {first} and {name} by {at}"));
+                        }
                     }
-                    _ => given = Some((at, name)),
+                    None => given = Some((at, name)),
                 },
                 other => {
                     choices.refused += 1;

@@ -10,9 +10,9 @@ use super::hosts::label;
 #[derive(Debug, Default)]
 pub struct Digests {
     seen: BTreeMap<(u64, u64), (u8, String)>,
-    /// What differed at equal index; any of it is a verdict.
+    /// What differed at equal index, or was not shown; any of it is a verdict.
     pub differences: Vec<String>,
-    /// How many comparisons there were.
+    /// How often two instances were compared.
     pub compared: u64,
 }
 
@@ -25,7 +25,11 @@ impl Digests {
                 continue;
             };
             applied.insert(number, index);
-            self.compare(instance, (number, index), group["tables"].to_string());
+            let tables = &group["tables"];
+            match tables.as_array().is_some_and(|tables| !tables.is_empty()) {
+                true => self.compare(instance, (number, index), tables.to_string()),
+                false => self.object(format!("{} shows no tables of group {number}: {group}", label(instance))),
+            }
         }
         applied
     }
@@ -35,13 +39,18 @@ impl Digests {
             self.seen.pop_first();
         }
         let (first, known) = self.seen.entry(at).or_insert_with(|| (instance, tables.clone()));
-        if *first == instance {
-            return;
-        }
-        self.compared += 1;
-        if *known != tables && self.differences.len() < DIFFERENCES_MAX {
+        // With itself as well, as it may have been started again since; but that is not counted.
+        self.compared += u64::from(*first != instance);
+        if *known != tables {
             let ((group, index), first, other) = (at, label(*first), label(instance));
-            self.differences.push(format!("group {group} at index {index}: {first} has {known}, {other} has {tables}"));
+            let text = format!("group {group} at index {index}: {first} had {known}, {other} has {tables}");
+            self.object(text);
+        }
+    }
+
+    fn object(&mut self, text: String) {
+        if self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push(text);
         }
     }
 }
@@ -68,6 +77,35 @@ mod tests {
         assert!(digests.differences.is_empty() && digests.compared == 1);
         digests.see(2, &status(6, "x"));
         assert_eq!(digests.differences.len(), 1);
-        assert!(digests.differences[0].starts_with("group 0 at index 6: b has"), "{:?}", digests.differences);
+        assert!(digests.differences[0].starts_with("group 0 at index 6: b had"), "{:?}", digests.differences);
+    }
+
+    #[test]
+    fn an_instance_that_comes_back_with_other_tables_is_found() {
+        let status = |digest: &str| {
+            serde_json::json!({ "groups": [
+                { "group": 0, "applied_index": 5, "tables": [{ "name": "kv", "rows": 1, "digest": digest }] },
+            ] })
+        };
+        let mut digests = Digests::default();
+        digests.see(0, &status("x"));
+        digests.see(0, &status("x"));
+        assert!(digests.differences.is_empty() && digests.compared == 0);
+        digests.see(0, &status("y"));
+        assert!(digests.differences[0].starts_with("group 0 at index 5: a had"), "{:?}", digests.differences);
+    }
+
+    #[test]
+    fn tables_that_are_not_shown_are_not_equal() {
+        for group in [
+            serde_json::json!({ "group": 0, "applied_index": 5 }),
+            serde_json::json!({ "group": 0, "applied_index": 5, "tables": [] }),
+        ] {
+            let mut digests = Digests::default();
+            for instance in 0..2 {
+                digests.see(instance, &serde_json::json!({ "groups": [group] }));
+            }
+            assert_eq!((digests.compared, digests.differences.len()), (0, 2), "{:?}", digests.differences);
+        }
     }
 }

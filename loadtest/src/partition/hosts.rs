@@ -10,11 +10,17 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::place::Place;
+use super::Plan;
 use super::wire::{self, Wire};
 use crate::error::{Error, Result};
+use crate::fleet::hosts::label_of;
+use crate::fleet::pki;
+use crate::fleet::place::Place;
 use crate::fleet::process::Process;
+use crate::fleet::rocinante::TERMINATE_DEADLINE;
+use crate::fleet::site::{GRPC_PORT, METRICS_PORT, POOL_PORTS, REST_PORT};
 use crate::http::{self, Lost, Response};
+use crate::judge::InstanceId;
 
 /// A server of the pool, by name and address.
 pub type Server = (String, SocketAddr);
@@ -43,10 +49,13 @@ struct Instance {
 
 impl Hosts {
     /// Writes the configuration; no instance runs yet.
-    pub fn new(wire: Wire, binary: PathBuf, place: Place, founders: u8, all: u8, servers: &[Server]) -> Result<Hosts> {
+    pub async fn new(wire: Wire, plan: &Plan, place: Place, all: u8, servers: &[Server]) -> Result<Hosts> {
+        let (binary, founders) = (plan.binary.clone(), plan.instances);
+        let labels: Vec<String> = (0..all).map(label).collect();
+        let tls = if plan.tls { pki::issue(&binary, place.directory(), NAME, &labels).await? } else { "" };
         for (file, size) in [(FOUNDERS_FILE, founders), (ALL_FILE, all)] {
             let path = place.directory().join(file);
-            std::fs::write(&path, configuration(size, servers))
+            std::fs::write(&path, configuration(size, servers, tls))
                 .map_err(Error::io(format!("writing {}", path.display())))?;
         }
         let instance = |_| Instance {
@@ -112,15 +121,9 @@ impl Hosts {
     pub async fn terminate(&self, number: u8) -> Result<()> {
         self.withdraw(number).await?;
         let taken = self.instance(number)?.process.lock().await.take();
-        let Some(mut process) = taken else { return Ok(()) };
-        process.signal(Signal::TERM)?;
-        match process.wait(TERMINATE_DEADLINE).await {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(Error::Fleet(format!("{} left on SIGTERM with {status}", label(number)))),
-            None => {
-                process.kill().await?;
-                Err(Error::Fleet(format!("{} did not leave within {TERMINATE_DEADLINE:?}", label(number))))
-            }
+        match taken {
+            Some(process) => process.terminate(&label(number), TERMINATE_DEADLINE).await,
+            None => Ok(()),
         }
     }
 
@@ -261,9 +264,9 @@ pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut met: impl FnMu
     Ok(())
 }
 
-/// Instances are named a, b, c and so on.
+/// The name of an instance.
 pub fn label(number: u8) -> String {
-    char::from(b'a'.saturating_add(number)).to_string()
+    label_of(InstanceId(number))
 }
 
 /// Where an instance answers REST.
@@ -286,8 +289,8 @@ pub fn member(number: u8) -> String {
 }
 
 /// The configuration for a fleet of that size: only keys that the documentation names.
-fn configuration(size: u8, servers: &[Server]) -> String {
-    let mut text = format!("[fleet]\nname = \"partition\"\ndata_dir = \"data\"\ngroups = {GROUPS}\n");
+fn configuration(size: u8, servers: &[Server], tls: &str) -> String {
+    let mut text = format!("[fleet]\nname = \"{NAME}\"\ndata_dir = \"data\"\ngroups = {GROUPS}\n{tls}");
     for number in 0..size {
         text += &format!(
             "\n[[fleet.instance]]\nlabel = \"{}\"\naddress = \"{}\"\ngrpc = {GRPC_PORT}\nrest = {REST_PORT}\n\
@@ -307,19 +310,16 @@ fn configuration(size: u8, servers: &[Server]) -> String {
     text
 }
 
+const NAME: &str = "partition";
+
 /// Enough that pins have groups with leaders at every instance; few enough for two cores.
 const GROUPS: u8 = 4;
-const GRPC_PORT: u16 = 15001;
-const REST_PORT: u16 = 8001;
-const METRICS_PORT: u16 = 2112;
-const POOL_PORT: u16 = 9001;
+const POOL_PORT: u16 = POOL_PORTS[0];
 const FOUNDERS_FILE: &str = "pool.toml";
 const ALL_FILE: &str = "grown.toml";
 
 /// How long the fleet may take for whatever it is told.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-/// The product's own limit, `drain_timeout`, plus time to write its log.
-const TERMINATE_DEADLINE: Duration = Duration::from_secs(40);
 const REST_DEADLINE: Duration = Duration::from_secs(1);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const COMMAND_PAUSE: Duration = Duration::from_millis(200);

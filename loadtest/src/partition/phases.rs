@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::digests::Digests;
-use super::hosts::{DEADLINE, Hosts, label, member};
+use super::hosts::{DEADLINE, Hosts, label, member, wait_until};
 use crate::error::{Error, Result};
 
 /// One phase.
@@ -24,7 +24,26 @@ pub struct Phase {
     pub short: bool,
     /// Whether every new client of the pool must get a server.
     pub no_refusal: bool,
+    /// Whether it takes a fleet that has grown.
+    grown: bool,
     deed: Deed,
+}
+
+impl Phase {
+    /// Whether ways between instances are cut.
+    pub fn cuts(&self) -> bool {
+        match self.deed {
+            Deed::CutLeader | Deed::CutFollower | Deed::Deaf | Deed::Mute | Deed::Bridge | Deed::Minority => true,
+            Deed::Nothing
+            | Deed::Kill
+            | Deed::KillAll
+            | Deed::Pause
+            | Deed::Transfer
+            | Deed::Rolling
+            | Deed::Grow
+            | Deed::Shrink => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,15 +203,18 @@ impl Stage {
         self.cut(&both_ways(&few, &most)).await
     }
 
-    /// The leader, then a follower, both under load and started again at once.
+    /// The leader, then one that is a follower by then, both under load and started again after the time of a fault.
     async fn kill(&self) -> Result<()> {
-        for who in [self.hosts.leader().await?, self.follower().await?] {
-            self.hosts.kill(who).await?;
-            self.hold().await?;
-            self.hosts.start(who).await?;
-            self.hosts.ready(who).await?;
-        }
+        self.kill_one(self.hosts.leader().await?).await?;
+        self.kill_one(self.follower().await?).await?;
         self.hold().await
+    }
+
+    async fn kill_one(&self, who: u8) -> Result<()> {
+        self.hosts.kill(who).await?;
+        self.hold().await?;
+        self.hosts.start(who).await?;
+        self.hosts.ready(who).await
     }
 
     async fn kill_all(&self) -> Result<()> {
@@ -207,23 +229,34 @@ impl Stage {
         self.hold().await
     }
 
+    /// The leader, then one that is a follower by then.
     async fn pause(&self) -> Result<()> {
-        for who in [self.hosts.leader().await?, self.follower().await?] {
-            self.hosts.signal(who, Signal::STOP).await?;
-            let held = self.hold().await;
-            self.hosts.signal(who, Signal::CONT).await?;
-            held?;
-            self.ready().await?;
-        }
+        self.pause_one(self.hosts.leader().await?).await?;
+        self.pause_one(self.follower().await?).await?;
         self.hold().await
+    }
+
+    async fn pause_one(&self, who: u8) -> Result<()> {
+        self.hosts.signal(who, Signal::STOP).await?;
+        let held = self.hold().await;
+        self.hosts.signal(who, Signal::CONT).await?;
+        held?;
+        self.ready().await
     }
 
     async fn transfer(&self) -> Result<()> {
         for who in self.hosts.running() {
-            self.hosts.command("POST", &format!("/members/{}/transfer", label(who)), "").await?;
+            self.hand_over(who).await?;
             self.hold().await?;
         }
         Ok(())
+    }
+
+    /// Hands the leadership to an instance, and waits until it is the only one that says it leads.
+    async fn hand_over(&self, who: u8) -> Result<()> {
+        self.hosts.command("POST", &format!("/members/{}/transfer", label(who)), "").await?;
+        let leads = || async { self.hosts.leader().await.is_ok_and(|leader| leader == who) };
+        wait_until(&format!("{} leads, to which the leadership was handed", label(who)), leads).await
     }
 
     async fn rolling(&self) -> Result<()> {
@@ -241,36 +274,43 @@ impl Stage {
             self.hosts.start(who).await?;
             self.hosts.ready(who).await?;
             self.hosts.command("POST", &format!("/members/{}/promote", label(who)), "").await?;
-            self.voters(self.hosts.running().len()).await?;
+            self.voters().await?;
         }
         self.hold().await
     }
 
-    /// The newcomers leave again; the last one leads when it has to go.
+    /// The newcomers leave again, each while it leads.
     async fn shrink(&self) -> Result<()> {
         for &who in self.newcomers.iter().rev() {
-            self.hosts.command("POST", &format!("/members/{}/transfer", label(who)), "").await?;
+            self.hand_over(who).await?;
             self.hosts.withdraw(who).await?;
             self.hosts.command("DELETE", &format!("/members/{}", label(who)), "").await?;
             self.says_removed(who).await?;
             self.hosts.forget(who)?;
             self.hosts.terminate(who).await?;
-            self.voters(self.hosts.running().len()).await?;
+            self.voters().await?;
         }
         self.hold().await
     }
 
-    /// Waits until all running instances count so many voters and no other members.
-    async fn voters(&self, count: usize) -> Result<()> {
+    /// Waits until each running instance counts the running ones as voters, and no other members.
+    async fn voters(&self) -> Result<()> {
+        let running = self.hosts.running();
+        let wanted: Vec<String> = running.iter().copied().map(label).collect();
         let counted = |who: u8| async move {
             let answer = self.hosts.get(who, "/members").await.ok()?;
             let body: Value = serde_json::from_slice(&answer.body).ok()?;
-            let members = body["members"].as_array()?;
-            Some(members.len() == count && members.iter().all(|member| member["voter"] == true))
+            let voters = body["members"].as_array()?.iter().map(|member| match member["voter"] == true {
+                true => member["label"].as_str().map(str::to_owned),
+                false => None,
+            });
+            let mut voters = voters.collect::<Option<Vec<_>>>()?;
+            voters.sort_unstable();
+            Some(voters)
         };
-        for who in self.hosts.running() {
-            let what = format!("{} counts {count} voters", label(who));
-            super::hosts::wait_until(&what, || async { counted(who).await == Some(true) }).await?;
+        for who in running {
+            let what = format!("{} counts the voters {}", label(who), wanted.join(", "));
+            wait_until(&what, || async { counted(who).await.as_ref() == Some(&wanted) }).await?;
         }
         Ok(())
     }
@@ -281,7 +321,7 @@ impl Stage {
             let answer = self.hosts.get(who, "/readyz").await;
             answer.is_ok_and(|answer| answer.status == 503 && String::from_utf8_lossy(&answer.body).contains("removed"))
         };
-        super::hosts::wait_until(&what, says).await
+        wait_until(&what, says).await
     }
 }
 
@@ -297,7 +337,7 @@ fn both_ways(some: &[u8], others: &[u8]) -> Vec<(u8, u8)> {
 }
 
 const fn phase(name: &'static str, about: &'static str, deed: Deed) -> Phase {
-    Phase { name, about, short: false, no_refusal: false, deed }
+    Phase { name, about, short: false, no_refusal: false, grown: false, deed }
 }
 
 const fn short(phase: Phase) -> Phase {
@@ -306,6 +346,10 @@ const fn short(phase: Phase) -> Phase {
 
 const fn no_refusal(phase: Phase) -> Phase {
     Phase { no_refusal: true, ..phase }
+}
+
+const fn grown(phase: Phase) -> Phase {
+    Phase { grown: true, ..phase }
 }
 
 /// The phases that are named, or those of a short or a whole run.
@@ -322,7 +366,7 @@ pub fn chosen(names: &[String], short: bool) -> Result<Vec<Phase>> {
     }
     let named: Vec<Phase> = PHASES.into_iter().filter(|phase| names.iter().any(|name| name == phase.name)).collect();
     let grows = named.iter().any(|phase| matches!(phase.deed, Deed::Grow));
-    match named.iter().find(|phase| matches!(phase.deed, Deed::Shrink)) {
+    match named.iter().find(|phase| phase.grown) {
         Some(phase) if !grows => Err(Error::Usage(format!("{} needs grow before it", phase.name))),
         _ => Ok(named),
     }
@@ -342,9 +386,9 @@ pub const PHASES: [Phase; 16] = [
     phase("transfer", "the leadership is handed to each in turn", Deed::Transfer),
     short(no_refusal(phase("rolling", "each in turn: SIGTERM, start, ready", Deed::Rolling))),
     short(no_refusal(phase("grow", "two more: added, started, promoted", Deed::Grow))),
-    phase("grown-minority", "the leader and the smaller part are cut off", Deed::Minority),
-    phase("grown-bridge", "two sides, the leader at one, and one instance that hears both", Deed::Bridge),
-    short(no_refusal(phase("shrink", "the two leave again, each while it leads", Deed::Shrink))),
+    grown(phase("grown-minority", "the leader and the smaller part are cut off", Deed::Minority)),
+    grown(phase("grown-bridge", "two sides, the leader at one, and one instance that hears both", Deed::Bridge)),
+    short(no_refusal(grown(phase("shrink", "the two leave again, each while it leads", Deed::Shrink)))),
     no_refusal(phase("calm-again", "nothing happens", Deed::Nothing)),
 ];
 

@@ -126,6 +126,7 @@ fn row_to_json(row: &Row) -> Value {
         "longest_gap_ms": row.longest_gap().as_secs_f64() * 1000.0,
         "choices": row.choices.asked,
         "choices_refused": row.choices.refused,
+        "choices_compared": row.choices.compared,
         "choices_split": row.choices.split,
         "refusals_allowed": !row.phase.no_refusal,
         "passed": row.reasons.is_empty(),

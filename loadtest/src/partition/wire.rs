@@ -41,8 +41,8 @@ impl Wire {
     /// before other threads are started.
     pub fn lay(instances: u8) -> Result<Laid> {
         let not = |program, package| Ok(Laid::Not(format!("{program} is not installed: apt-get install {package}")));
-        let Some(ip) = program("ip") else { return not("ip", "iproute2") };
-        let Some(nft) = program("nft") else { return not("nft", "nftables") };
+        let Some(ip) = process::in_path("ip") else { return not("ip", "iproute2") };
+        let Some(nft) = process::in_path("nft") else { return not("nft", "nftables") };
         if !lab::enter_to_build().map_err(Error::io("entering a network namespace"))? {
             return Ok(Laid::Not("this user gets no network namespaces here".to_owned()));
         }
@@ -53,14 +53,15 @@ impl Wire {
         let clients = Namespace::create().map_err(failed())?;
         let wire = Wire { hub, hosts, nft };
         match wire.join(&ip, &clients).and_then(|()| feed(&wire.hub, &wire.nft, &["-f", "-"], RULES)) {
-            // A kernel without bridges or without nft.
-            Err(Error::Fleet(reason)) => return Ok(Laid::Not(reason)),
+            Err(Error::Fleet(reason)) if is_lacking(&reason) => return Ok(Laid::Not(reason)),
             joined => joined?,
         }
+        wire.address(&ip, &clients)?;
         clients.go().map_err(Error::io("moving to the clients' network"))?;
         Ok(Laid::Here(wire))
     }
 
+    /// Makes the bridge and plugs all hosts in.
     fn join(&self, ip: &Path, clients: &Namespace) -> Result<()> {
         let all = self.hosts.iter().chain(std::iter::once(clients));
         let mut lines = "link add hub type bridge\nlink set hub up\n".to_owned();
@@ -68,7 +69,11 @@ impl Wire {
             lines += &format!("link add port{number} type veth peer name eth0 netns {}\n", host.path());
             lines += &format!("link set port{number} master hub up\n");
         }
-        feed(&self.hub, ip, &["-batch", "-"], &lines)?;
+        feed(&self.hub, ip, &["-batch", "-"], &lines)
+    }
+
+    /// Gives all hosts their addresses.
+    fn address(&self, ip: &Path, clients: &Namespace) -> Result<()> {
         for (number, host) in (0..).zip(&self.hosts) {
             let lines = format!(
                 "addr add {}/24 dev eth0\nlink set eth0 up\nroute add {VISITORS} via {CLIENTS}\n",
@@ -124,11 +129,10 @@ pub fn visitor(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, high, low)
 }
 
-/// A program in PATH or where system programs are, which not every user's PATH names.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = SYSTEM_FOLDERS.map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
+/// Whether the kernel or the system says that it has no bridges, no pairs of interfaces or no nft, or not for this user. All
+/// else that `ip` and `nft` may say at the first set-up is a failure.
+fn is_lacking(said: &str) -> bool {
+    LACKING.iter().any(|words| said.contains(words))
 }
 
 /// Runs a program in a namespace with this input.
@@ -155,7 +159,6 @@ pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
 /// The addresses of clients that come once.
 const VISITORS: &str = "10.78.0.0/16";
-const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 const TABLE: &str = "wire";
 const RULES: &str = "table bridge wire {
     set lost { type ipv4_addr . ipv4_addr; }
@@ -165,4 +168,38 @@ const RULES: &str = "table bridge wire {
     }
 }
 ";
+/// What `ip` and `nft` say of a kernel without bridges, veth, nft or its family of bridges, and of a user who may not.
+const LACKING: [&str; 7] = [
+    "Operation not permitted",
+    "Permission denied",
+    "Operation not supported",
+    "Protocol not supported",
+    "not supported by protocol",
+    "Unknown device type",
+    "Could not process rule: No such file or directory",
+];
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_system_lacks_excuses_a_run() {
+        for said in [
+            "/usr/sbin/ip: RTNETLINK answers: Operation not supported\nCommand failed -:1",
+            "/usr/sbin/ip: Error: Unknown device type.\nCommand failed -:1",
+            "/usr/sbin/nft: netlink: Error: cache initialization failed: Protocol not supported",
+            "/usr/sbin/nft: /dev/stdin:1:1-9: Error: Could not process rule: No such file or directory",
+        ] {
+            assert!(is_lacking(said), "{said}");
+        }
+        for said in [
+            "/usr/sbin/ip: RTNETLINK answers: File exists\nCommand failed -:3",
+            "/usr/sbin/ip: Cannot find device \"eth0\"\nCommand failed -:1",
+            "/usr/sbin/nft: /dev/stdin:3:5-9: Error: syntax error, unexpected string",
+        ] {
+            assert!(!is_lacking(said), "{said}");
+        }
+    }
+}

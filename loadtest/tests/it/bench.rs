@@ -76,9 +76,18 @@ fn an_unknown_part_is_refused_with_the_parts_that_there_are() {
     let (status, printed, said) = bench(&no_proxy(), "speed", &[]);
     assert_eq!((status, printed.as_str()), (2, ""));
     assert!(
-        said.contains("no part of the bench is called speed; there are: decisions, commits, http, tcp, bulk"),
+        said.contains("no part of this bench is called speed; there are: decisions, commits, http, tcp, bulk"),
         "{said}"
     );
+}
+
+#[test]
+fn a_short_run_of_the_log_takes_no_seconds() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    let output = command.args(["bench", "raft", "--short", "--seconds", "3"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("'--short' cannot be used with '--seconds <N>'"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -17,6 +17,9 @@ fn phases_that_cannot_be_are_refused_before_anything_is_set_up() {
     let (said, status) = refused(&["--phases", "calm,shrink"]);
     assert!(said.contains("shrink needs grow before it"), "{said}");
     assert_eq!(status, Some(2));
+    let (said, status) = refused(&["--phases", "calm,grown-bridge"]);
+    assert!(said.contains("grown-bridge needs grow before it"), "{said}");
+    assert_eq!(status, Some(2));
     let (said, status) = refused(&["--instances", "2"]);
     assert!(said.contains("2 is not in 3..=7"), "{said}");
     assert_eq!(status, Some(2));

@@ -50,16 +50,38 @@ pub enum Command {
         reach: Reach,
     },
     /// List, add, remove, drain or enable servers of a pool
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante server list web\n  rocinante server add web s5 127.0.0.1:8891 --weight 50\n  \
+            rocinante server drain web s5            before it goes: its clients stay, new ones go elsewhere\n  \
+            rocinante server remove web s5"
+    )]
     Server(ServerCommand),
     /// See or remove the pins of clients
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante pin list web\n  rocinante pin get web 192.0.2.7\n  \
+            rocinante pin delete web 192.0.2.7       it is assigned anew when it next comes"
+    )]
     Pin(PinCommand),
     /// Read and write the fleet's key-value store
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante kv put color blue\n  rocinante kv get color --consistency linearizable\n  \
+            rocinante kv list config/\n  rocinante kv delete color"
+    )]
     Kv(KvCommand),
     /// List, add, remove or promote instances, or hand over the leadership
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante member list\n  rocinante member add d 192.0.2.4\n  \
+            rocinante member promote d               once it is ready\n  rocinante member transfer b\n  \
+            rocinante member remove d"
+    )]
     Member(MemberCommand),
     /// Show or change how elections are driven, while the fleet runs
     #[command(
@@ -67,15 +89,67 @@ pub enum Command {
         rocinante tune --heartbeat 100 --election 600  for a slow network; the others stay\n  \
         rocinante tune --detector fixed:1000\n  rocinante tune --shuffle 2000                  chaos: leaders change all the time\n  \
         rocinante tune --reset                         back to the configuration\n\n\
-        Settings are committed: every instance goes by them as soon as it hears of them, also after a restart."
+        Settings are committed: every instance goes by them as soon as it hears of them, also after a restart.\n\
+        All of them are: what is not named stays as it was committed or, while nothing is committed, as the configuration of\n\
+        the instance asked has it. Of two changes at the same time the later one counts, as a whole."
     )]
     Tune(TuneArgs),
     /// Back the fleet's tables up, look into a backup, or begin a new fleet with one
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante snapshot save fleet.backup\n  rocinante snapshot inspect fleet.backup\n  \
+            rocinante snapshot restore fleet.backup --instance a"
+    )]
     Snapshot(SnapshotCommand),
     /// Make the fleet's certificates
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante pki init --fleet test          once\n  \
+            rocinante pki issue --fleet test a       for each instance"
+    )]
     Pki(PkiCommand),
+}
+
+impl Command {
+    /// Whether a script wants to read the answer.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Check { .. } | Self::Pki(_) | Self::Snapshot(SnapshotCommand::Restore { .. }) => false,
+            Self::Snapshot(SnapshotCommand::Inspect { json, .. }) => *json,
+            Self::Apply(ApplyArgs { reach, .. })
+            | Self::Status { reach }
+            | Self::Tune(TuneArgs { reach, .. })
+            | Self::Snapshot(SnapshotCommand::Save { reach, .. })
+            | Self::Server(
+                ServerCommand::List { reach, .. }
+                | ServerCommand::Add { reach, .. }
+                | ServerCommand::Remove(ServerArgs { reach, .. })
+                | ServerCommand::Drain(ServerArgs { reach, .. })
+                | ServerCommand::Enable(ServerArgs { reach, .. }),
+            )
+            | Self::Pin(
+                PinCommand::List { reach, .. } | PinCommand::Get { reach, .. } | PinCommand::Delete { reach, .. },
+            )
+            | Self::Kv(
+                KvCommand::Get { reach, .. }
+                | KvCommand::Put { reach, .. }
+                | KvCommand::Delete { reach, .. }
+                | KvCommand::OpenSession { reach }
+                | KvCommand::CloseSession { reach, .. }
+                | KvCommand::List { reach, .. },
+            )
+            | Self::Member(
+                MemberCommand::List { reach }
+                | MemberCommand::Add { reach, .. }
+                | MemberCommand::Remove(MemberArgs { reach, .. })
+                | MemberCommand::Promote(MemberArgs { reach, .. })
+                | MemberCommand::Events { reach }
+                | MemberCommand::Transfer(MemberArgs { reach, .. }),
+            ) => reach.json,
+        }
+    }
 }
 
 /// `rocinante run`
@@ -115,7 +189,7 @@ pub struct Reach {
     /// An instance's REST port; may be given more than once [default: all instances of conf/pool.toml]
     #[arg(long = "endpoint", value_name = "HOST:REST")]
     pub endpoints: Vec<Endpoint>,
-    /// Print JSON for scripts
+    /// Print JSON for scripts; errors too, on standard error
     #[arg(long)]
     pub json: bool,
 }

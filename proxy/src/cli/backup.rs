@@ -1,9 +1,8 @@
 //! `rocinante snapshot`: backups saved, looked into, restored.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{BufReader, BufWriter},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +16,7 @@ use super::{
     Console, Failure, Result,
     args::{Reach, SnapshotCommand},
     operate::time_text,
+    pki::{SECRET, make_anew},
     table::{Column, Table, numbers, words},
 };
 use crate::{config, node};
@@ -41,8 +41,7 @@ fn save(console: &mut Console<'_>, file: &Path, force: bool, reach: &Reach) -> R
     let staged = PathBuf::from(staged);
     let failed = |error: std::io::Error| Failure::reason(format!("{}: {error}", staged.display()));
     // It holds all values of the key-value store.
-    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged).map_err(failed)?;
-    let mut out = BufWriter::new(made);
+    let mut out = BufWriter::new(make_anew(&staged, SECRET).map_err(failed)?);
     let endpoint = console.client(reach)?.download("/snapshot", &mut out)?;
     out.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
     let backup = load(&staged)?;

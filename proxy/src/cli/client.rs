@@ -290,7 +290,7 @@ fn unknown_outcome(endpoint: &Endpoint, error: &io::Error) -> Failure {
 }
 
 fn nobody(unreached: &[String]) -> Failure {
-    Failure::reason(format!("no instance answers\n  {}", unreached.join("\n  ")))
+    Failure::Unreached(format!("no instance answers\n  {}", unreached.join("\n  ")))
 }
 
 /// A path of `parts`, each encoded so that it stays one part (RFC 3986 section 2.1).

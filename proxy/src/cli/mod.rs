@@ -68,6 +68,8 @@ pub struct Console<'w> {
 enum Failure {
     /// An instance said why.
     Refused(ErrorJson),
+    /// No instance could be asked.
+    Unreached(String),
     /// Something here.
     Reason(String),
     /// The output does not take any more.
@@ -124,16 +126,18 @@ where
 }
 
 fn finish(console: &mut Console<'_>, command: Command) -> u8 {
+    let json = command.json();
     let result = perform(console, command).and_then(|()| Ok(console.out.flush()?));
     let said = match result {
         Ok(()) => return DONE,
+        // Whoever reads the output went away: there is nobody to tell.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(failure) if json => writeln!(console.err, "{}", json!(failure.into_json())),
         Err(Failure::Refused(error)) => {
             let (text, hint) = (table::printable(&error.error), table::printable(&error.hint));
             writeln!(console.err, "rocinante: {text}\nreason: {}; {hint}", table::printable(&error.reason))
         }
-        Err(Failure::Reason(text)) => writeln!(console.err, "rocinante: {text}"),
-        // Whoever reads the output went away: there is nobody to tell.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(Failure::Unreached(text) | Failure::Reason(text)) => writeln!(console.err, "rocinante: {text}"),
         Err(Failure::Output(error)) => writeln!(console.err, "rocinante: cannot write: {error}"),
     };
     // Where standard error is closed too, the exit status is all that is left.
@@ -394,6 +398,21 @@ fn instances_of(file: &Path) -> Result<Vec<Endpoint>> {
 impl Failure {
     fn reason(text: String) -> Self {
         Self::Reason(text)
+    }
+
+    /// The failure as an instance would say it.
+    fn into_json(self) -> ErrorJson {
+        let (error, reason, hint, retry) = match self {
+            Self::Refused(error) => return error,
+            Self::Unreached(text) => {
+                (text, "unreachable", "name instances that run with --endpoint HOST:REST", "later")
+            }
+            Self::Reason(text) => (text, "failed", "the error says what is wrong", "never"),
+            Self::Output(error) => {
+                (format!("cannot write: {error}"), "failed", "the output does not take more", "never")
+            }
+        };
+        ErrorJson { error, reason: reason.into(), hint: hint.into(), retry: retry.into(), paths: Vec::new() }
     }
 }
 

@@ -15,20 +15,24 @@ pub(super) fn tune(console: &mut Console<'_>, args: &TuneArgs) -> Result<()> {
         let answer = client.delete("/tuning")?;
         return console.applied(&args.reach, &answer, "every instance goes by its configuration");
     }
-    let answer = client.get("/tuning")?;
     let changes = args.heartbeat.is_some()
         || args.election.is_some()
         || args.detector.is_some()
         || args.spread.is_some()
         || args.shuffle.is_some();
-    let committed = answer.read::<TuningReadJson>()?.tuning;
     if !changes {
-        return console.show(&args.reach, &answer, |read: TuningReadJson| {
-            read.tuning
-                .map_or("nothing is committed: every instance goes by its configuration\n".into(), |it| shown(&it))
+        let answer = client.get("/tuning")?;
+        let asked = answer.endpoint.clone();
+        return console.show(&args.reach, &answer, |read: TuningReadJson| match read.tuning {
+            Some(tuning) => shown(&tuning),
+            None => format!(
+                "nothing is committed: every instance goes by its configuration\n{asked}: {}",
+                shown(&read.effective)
+            ),
         });
     }
-    let mut tuning = committed.unwrap_or(DEFAULT);
+    // What is not named stays as it is: as committed by whomever, or as the one that answers is configured.
+    let mut tuning = client.get("/tuning?consistency=linearizable")?.read::<TuningReadJson>()?.effective;
     tuning.heartbeat_ms = args.heartbeat.unwrap_or(tuning.heartbeat_ms);
     tuning.election_ms = args.election.unwrap_or(tuning.election_ms);
     tuning.detector = args.detector.clone().unwrap_or(tuning.detector);
@@ -70,9 +74,5 @@ pub(super) fn time_text(unix_ms: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_millis(unix_ms);
     humantime::format_rfc3339_millis(time).to_string()
 }
-
-/// What is changed where nothing is committed yet.
-const DEFAULT: TuningJson =
-    TuningJson { heartbeat_ms: 50, election_ms: 300, detector: DetectorJson::Phi(8.0), spread: true, shuffle_ms: 0 };
 
 const EVENTS: &[Column] = &[numbers("NUMBER"), words("TIME"), words("KIND"), words("WHAT")];

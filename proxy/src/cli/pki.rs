@@ -1,7 +1,7 @@
 //! `rocinante pki`: a fleet's certificate authority, and the certificates of its instances.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -134,16 +134,21 @@ fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     staged.push(".new");
     let staged = PathBuf::from(staged);
     let write = || -> io::Result<()> {
-        match fs::remove_file(&staged) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged)?;
+        let mut file = make_anew(&staged, mode)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&staged, path)
     };
     write().map_err(|error| Failure::reason(format!("{} cannot be written: {error}", path.display())))
+}
+
+/// Makes a file of ours alone: what is there, be it somebody else's or a link to elsewhere, is not written to.
+pub(super) fn make_anew(path: &Path, mode: u32) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
 }
 
 fn not_made(error: rcgen::Error) -> Failure {
@@ -153,7 +158,7 @@ fn not_made(error: rcgen::Error) -> Failure {
 const CA_CERT: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 /// Modes of files.
-const SECRET: u32 = 0o600;
+pub(super) const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How far clocks may be behind the one here: a new certificate is valid for them too.

@@ -1,12 +1,11 @@
 //! What people are shown of an instance's answers.
 
+use std::time::Duration;
+
 use super::table::{Column, Table, numbers, printable, words};
-use crate::{
-    config::duration_text,
-    rest::{
-        json::{GroupJson, KvJson, MemberJson, PinJson, StatusJson},
-        pool_json::{PoolJson, ServerJson},
-    },
+use crate::rest::{
+    json::{GroupJson, KvJson, MemberJson, PinJson, StatusJson},
+    pool_json::{PoolJson, ServerJson},
 };
 
 /// `rocinante status`
@@ -81,7 +80,8 @@ pub fn pins(pins: &[PinJson]) -> String {
             pin.server.clone(),
             pin.address.clone(),
             pin.state.clone(),
-            duration_text(pin.expires_in_ms),
+            // Whole seconds: what is left is never overstated.
+            humantime::format_duration(Duration::from_secs(pin.expires_in_ms / 1_000)).to_string(),
             pin.epoch.to_string(),
             pin.revision.to_string(),
         ]);

@@ -77,7 +77,11 @@ impl<'t> Notes<'t> {
         let found = self.text.get(span.clone()).filter(|text| !text.is_empty() && text.len() <= 40);
         let wrong = match (error.message(), found) {
             ("duplicate key", Some(found)) => {
-                Wrong::new(format!("{found} is given twice in this table"), "keep one of them")
+                let remedy = match self.list_header(&span) {
+                    Some(header) => format!("write [[{header}]] for each, with two pairs of brackets"),
+                    None => "keep one of them".to_owned(),
+                };
+                Wrong::new(format!("{found} is given twice in this table"), remedy)
             }
             (message, Some(found)) if message.starts_with("invalid boolean") => {
                 Wrong::new(format!("{found} is no value"), "write texts in quotes, and true or false in full")
@@ -86,6 +90,14 @@ impl<'t> Notes<'t> {
             (message, None) => Wrong::new(format!("not TOML: {message}"), TOML_REMEDY),
         };
         self.add(&span, "", wrong);
+    }
+
+    /// What is between the brackets of the header at `span`, if there is a list of such tables.
+    fn list_header(&self, span: &Range<usize>) -> Option<&'t str> {
+        let line = self.text.lines().nth(self.place(span).line.checked_sub(1)?)?;
+        let header = line.trim_start().strip_prefix('[')?.trim_start_matches('[').split(']').next()?.trim();
+        let last = header.rsplit('.').next()?.trim();
+        LISTS.contains(&last).then_some(header)
     }
 
     pub(super) fn place(&self, span: &Range<usize>) -> Place {
@@ -115,6 +127,9 @@ impl fmt::Display for Wrong {
 }
 
 const TOML_REMEDY: &str = "see https://toml.io for the format";
+
+/// The tables of which there is a list.
+const LISTS: [&str; 3] = ["pool", "server", "instance"];
 
 impl Mistakes {
     /// The mistakes, in the order of their places.

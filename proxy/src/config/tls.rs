@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use raftlog::net::{Part, Pems, Tls, TlsError};
@@ -42,6 +43,19 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The instance's private key.
     pub key: PathBuf,
+}
+
+/// By what a changed file is noticed: when it was changed, and how long it is. `None`: it cannot be looked at.
+pub type Looks = [Option<(SystemTime, u64)>; 3];
+
+/// An identity, and where it comes from.
+pub struct Loaded {
+    /// The identity.
+    pub tls: Tls,
+    /// Its files.
+    pub files: TlsFiles,
+    /// How they looked just before they were read.
+    pub looks: Looks,
 }
 
 /// One of the files cannot be read.
@@ -117,6 +131,16 @@ impl TlsFiles {
         })
     }
 
+    /// How the files look now.
+    #[must_use]
+    pub fn looks(&self) -> Looks {
+        let look = |path: &PathBuf| {
+            let about = fs::metadata(path).ok()?;
+            Some((about.modified().ok()?, about.len()))
+        };
+        [&self.ca, &self.cert, &self.key].map(look)
+    }
+
     /// The file that a part comes from.
     #[must_use]
     pub fn path_of(&self, part: Part) -> &Path {
@@ -128,23 +152,24 @@ impl TlsFiles {
     }
 }
 
-/// The identity of instance `label` by the configuration in `file`, and where it comes from; `None` where there is no
+/// The identity of instance `label` by the configuration in `file`; `None` where there is no
 /// `[fleet.tls]`.
 ///
 /// # Errors
 /// The file that is missing or wrong, with the key that names it.
-pub fn load(config: &Config, file: &Path, label: &str) -> Result<Option<(Tls, TlsFiles)>, Mistakes> {
+pub fn load(config: &Config, file: &Path, label: &str) -> Result<Option<Loaded>, Mistakes> {
     let Some(tls) = &config.fleet.tls else { return Ok(None) };
     let files = tls.files(file, label);
+    let looks = files.looks();
     let pems = files.read().map_err(|error| {
         let remedy = format!("make it with rocinante pki issue --fleet {} {label}", config.fleet.name);
         tls.mistake(file, error.part, error.to_string(), remedy)
     })?;
-    let identity = Tls::new(&uri_prefix(&config.fleet.name), label, &pems).map_err(|error| {
+    let tls = Tls::new(&uri_prefix(&config.fleet.name), label, &pems).map_err(|error| {
         let TlsError { part, problem, remedy } = error;
         tls.mistake(file, part, format!("{}: {problem}", files.path_of(part).display()), remedy)
     })?;
-    Ok(Some((identity, files)))
+    Ok(Some(Loaded { tls, files, looks }))
 }
 
 /// Checks the files of instance `label`, or else of every instance whose files are here: on a machine of its own an

@@ -23,13 +23,19 @@ pub use types::{
 /// What every method answers.
 pub type Result<T> = std::result::Result<T, ControlError>;
 
+/// What an instance goes by of its own, where the fleet has committed nothing.
+pub trait Configured {
+    /// The settings of the log by its configuration.
+    fn configured_tuning(&self) -> Tuning;
+}
+
 /// An instance, as its operators see it. Cheap to clone; every method may be called from any task.
 ///
 /// What a caller may rely on:
 /// 1. A method that changes something answers `Ok` only after the change was committed and applied on this instance.
 /// 2. [`ControlError::UnknownOutcome`] is the only error after which a change may still take effect.
 /// 3. Every method ends by itself: within the implementation's own deadline there is an answer or an error.
-pub trait Control: Clone + Send + Sync + 'static {
+pub trait Control: Configured + Clone + Send + Sync + 'static {
     /// Role, term and leader of group 0, from memory: never waits, works while starting.
     fn standing(&self) -> Standing;
 

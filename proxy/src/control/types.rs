@@ -61,7 +61,7 @@ pub enum EventKind {
     LinkDown,
     /// A snapshot of a peer was installed.
     Snapshot,
-    /// The disk is full, or has room again.
+    /// The log cannot be stored, or is stored again.
     Disk,
     /// An operator cut this instance off, or brought it back.
     Grpc,

@@ -21,7 +21,7 @@ use super::{
     clock::now_ms,
     fleet::Fleet,
     input::Input,
-    seen::{all_groups, entry_bytes, leads, log_entry, standing},
+    seen::{Glance, entry_bytes, leads, log_entry, standing},
 };
 use crate::{
     control::{
@@ -44,7 +44,10 @@ impl Control for Fleet {
     }
 
     async fn status(&self) -> Status {
-        let groups = self.look(all_groups).await.unwrap_or_default();
+        let groups = match self.look(Glance::at).await {
+            Ok(glance) => blocking(move || glance.groups()).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
         let control = self.inner.shared.control();
         let members = self.members(&control);
         Status {
@@ -115,7 +118,8 @@ impl Control for Fleet {
     }
 
     async fn session_open(&self) -> Result<SessionId> {
-        let opened = self.submit(ControlCommand::OpenSession(None), true).await?;
+        // Once: each copy would open a session of its own, which nobody closes.
+        let opened = self.submit(ControlCommand::OpenSession(None), false).await?;
         Ok(SessionId(opened.index))
     }
 
@@ -268,7 +272,8 @@ impl Control for Fleet {
         if let Some(Err(text)) = tuning.as_ref().map(Tuning::check) {
             return Err(ControlError::Invalid(text));
         }
-        self.submit(ControlCommand::Tune(tuning), true).await
+        // Once: a late copy would undo what was acknowledged in between.
+        self.submit(ControlCommand::Tune(tuning), false).await
     }
 
     async fn set_grpc(&self, open: bool) -> Result<()> {
@@ -330,7 +335,7 @@ impl Fleet {
     pub fn counters(&self) -> NodeCounters {
         let (sender, receiver) = std::sync::mpsc::channel();
         let look = Input::Look(Box::new(move |replica: &Replica| {
-            drop(sender.send((replica.counters().clone(), all_groups(replica))));
+            drop(sender.send((replica.counters().clone(), Glance::at(replica))));
         }));
         let control = self.inner.shared.control();
         let mut counters = NodeCounters {
@@ -350,7 +355,7 @@ impl Fleet {
             ..NodeCounters::default()
         };
         if self.inner.inputs.try_send(look).is_ok()
-            && let Ok((driver, groups)) = receiver.recv_timeout(SCRAPE_PATIENCE)
+            && let Ok((driver, glance)) = receiver.recv_timeout(SCRAPE_PATIENCE)
         {
             counters.elections = driver.elections;
             counters.appends_sent = driver.appends_sent;
@@ -365,7 +370,7 @@ impl Fleet {
             counters.leaders_moved = driver.leaders_moved;
             counters.entries_read = driver.entries_read;
             counters.messages_dropped = driver.messages_dropped;
-            counters.groups = groups;
+            counters.groups = glance.groups();
             let now_ms = now_ms();
             for group in &mut counters.groups {
                 group.standing.leader = None;

@@ -7,7 +7,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use raftlog::{
@@ -17,7 +17,7 @@ use raftlog::{
 use replica::storage::Storage;
 use tracing::{error, info, warn};
 
-use super::input::Input;
+use super::{input::Input, threads};
 use crate::metrics::LogCounters;
 
 /// A round to be stored.
@@ -34,7 +34,24 @@ pub enum Work {
     /// Stores a round.
     Store(Round),
     /// Reads entries back, for a follower that is behind.
-    Read { group: GroupId, from: Index, to: Index, max_bytes: u64 },
+    Read(Reading),
+}
+
+/// Entries to be read back.
+pub struct Reading {
+    pub group: GroupId,
+    pub from: Index,
+    pub to: Index,
+    pub max_bytes: u64,
+}
+
+/// Why nothing is stored at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stall {
+    /// The disk is full.
+    Full,
+    /// The system has no descriptor or no memory to open a file.
+    Starved,
 }
 
 /// What the log takes on the disk, for metrics.
@@ -59,8 +76,8 @@ impl DiskUsage {
     }
 }
 
-/// Starts the thread. It ends when the sender of rounds is dropped, having stored them all; or while the disk is
-/// full, once `stopping` says that nobody will make room any more.
+/// Starts the thread. It ends when the sender of rounds is dropped, having stored them all; or while the disk
+/// takes nothing, once `stopping` says that nobody will make room any more.
 pub fn start(
     storage: Storage,
     inputs: SyncSender<Input>,
@@ -69,8 +86,17 @@ pub fn start(
 ) -> std::io::Result<(Sender<Work>, JoinHandle<()>)> {
     // The replica bounds what waits here: `raftlog::driver::ROUNDS_IN_FLIGHT_MAX`.
     let (sender, work) = channel();
-    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
-        LogThread { storage, inputs, usage, stopping, full: false }.run(&work);
+    let thread = threads::start("log", move || {
+        LogThread {
+            storage,
+            inputs,
+            usage,
+            stopping,
+            stall: None,
+            postponed: Vec::new(),
+            postponed_at: Instant::now(),
+        }
+        .run(&work);
     })?;
     Ok((sender, thread))
 }
@@ -80,13 +106,18 @@ struct LogThread {
     inputs: SyncSender<Input>,
     usage: Arc<DiskUsage>,
     stopping: Arc<AtomicBool>,
-    full: bool,
+    stall: Option<Stall>,
+    /// Readings that found no descriptor, to be tried again.
+    postponed: Vec<Reading>,
+    /// When one was postponed last.
+    postponed_at: Instant,
 }
 
 impl LogThread {
     fn run(mut self, work: &Receiver<Work>) {
         let mut next = None;
         loop {
+            self.read_postponed();
             let first = match next.take() {
                 Some(first) => Ok(first),
                 None => work.recv_timeout(IDLE),
@@ -96,16 +127,11 @@ impl LogThread {
                     let mut batch = first;
                     next = gather(&mut batch, work);
                     if !self.store(&mut batch) {
-                        warn!("stopping with a full disk: what was not stored was never acknowledged");
+                        warn!("stopping with a disk that takes nothing: what was not stored was never acknowledged");
                         return;
                     }
                 }
-                Ok(Work::Read { group, from, to, max_bytes }) => {
-                    match self.storage.read_log(group, from, to, max_bytes) {
-                        Ok(entries) => self.tell(Input::LogRead { group, from, entries }),
-                        Err(error) => die(&error),
-                    }
-                }
+                Ok(Work::Read(reading)) => self.read(reading),
                 Err(RecvTimeoutError::Timeout) => self.idle(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -120,27 +146,22 @@ impl LogThread {
         loop {
             match self.storage.persist(&batch.records, &mut batch.received, batch.sync) {
                 Ok(()) => break,
-                Err(WalError::NoSpace { file }) => {
-                    if !self.full {
-                        self.full = true;
-                        error!(
-                            file,
-                            "the disk is full: this instance stores and acknowledges nothing until there is room"
-                        );
-                        self.tell(Input::DiskFull(true));
-                    }
-                    if self.stopping.load(Ordering::Relaxed) {
-                        return false;
-                    }
-                    thread::sleep(FULL_RETRY);
-                }
+                Err(error @ WalError::NoSpace { .. }) => self.stall(Stall::Full, &error),
+                Err(error @ WalError::Starved { .. }) => self.stall(Stall::Starved, &error),
                 // What is durable is unknown now: nothing may be acknowledged any more, nothing be tried again.
                 Err(error) => die(&error),
             }
+            if self.stopping.load(Ordering::Relaxed) {
+                return false;
+            }
+            thread::sleep(STALL_RETRY);
         }
-        if std::mem::take(&mut self.full) {
-            info!("the disk has room again");
-            self.tell(Input::DiskFull(false));
+        if let Some(stall) = self.stall.take() {
+            match stall {
+                Stall::Full => info!("the disk has room again"),
+                Stall::Starved => info!("the log finds descriptors and memory again"),
+            }
+            self.tell(Input::Stalled(None));
         }
         self.usage.rounds.fetch_add(1, Ordering::Relaxed);
         self.usage.syncs.fetch_add(u64::from(batch.sync), Ordering::Relaxed);
@@ -151,9 +172,50 @@ impl LogThread {
         true
     }
 
+    /// Says why nothing is stored, once until the reason changes.
+    fn stall(&mut self, stall: Stall, error: &WalError) {
+        if self.stall.replace(stall) == Some(stall) {
+            return;
+        }
+        match stall {
+            Stall::Full => error!(
+                %error,
+                "the disk is full: this instance stores and acknowledges nothing until there is room"
+            ),
+            Stall::Starved => error!(
+                %error,
+                "no descriptor or memory is left for the log: this instance stores and acknowledges nothing until there is"
+            ),
+        }
+        self.tell(Input::Stalled(Some(stall)));
+    }
+
+    /// Reads entries back; later where there is no descriptor for it.
+    fn read(&mut self, reading: Reading) {
+        let Reading { group, from, to, max_bytes } = reading;
+        match self.storage.read_log(group, from, to, max_bytes) {
+            Ok(entries) => self.tell(Input::LogRead { group, from, entries }),
+            Err(WalError::Starved { .. }) => {
+                self.postponed.push(reading);
+                self.postponed_at = Instant::now();
+            }
+            Err(error) => die(&error),
+        }
+    }
+
+    /// Tries postponed readings again. What was stored since does not change them: entries that are only on disk are
+    /// applied, and where a snapshot took their place the driver knows.
+    fn read_postponed(&mut self) {
+        if !self.postponed.is_empty() && self.postponed_at.elapsed() >= STALL_RETRY {
+            for reading in std::mem::take(&mut self.postponed) {
+                self.read(reading);
+            }
+        }
+    }
+
     fn idle(&mut self) {
         match self.storage.prepare().and_then(|()| self.storage.seal()) {
-            Ok(()) | Err(WalError::NoSpace { .. }) => {}
+            Ok(()) | Err(WalError::NoSpace { .. } | WalError::Starved { .. }) => {}
             Err(error) => die(&error),
         }
     }
@@ -177,7 +239,7 @@ fn gather(batch: &mut Round, work: &Receiver<Work>) -> Option<Work> {
                 batch.records.extend(next.records);
                 batch.received = next.received;
             }
-            other @ Work::Read { .. } => return Some(other),
+            other @ Work::Read(_) => return Some(other),
         }
     }
     None
@@ -206,5 +268,5 @@ const BATCH_RECORDS_MAX: usize = 65_536;
 /// After so long without a round the thread prepares room for later ones.
 const IDLE: Duration = Duration::from_millis(200);
 
-/// How often a full disk is tried again.
-const FULL_RETRY: Duration = Duration::from_millis(250);
+/// How often a disk that takes nothing is tried again.
+const STALL_RETRY: Duration = Duration::from_millis(250);

@@ -24,12 +24,12 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     clock::now_ms,
-    disk::{Round, Work},
+    disk::{Reading, Round, Stall, Work},
     gate::Doorkeeper,
     health::Health,
     input::Input,
     shared::Shared,
-    snapshots,
+    snapshots::{self, Unsent},
 };
 use crate::control::EventKind;
 
@@ -94,10 +94,10 @@ impl Loop {
     /// Puts one input to the replica; true ends the loop.
     fn take(&mut self, input: Input) -> bool {
         match input {
-            Input::Net(event) => self.hear(event),
+            Input::Net(event, _held) => self.hear(event),
             Input::PeerSeen(id, incarnation) => self.replica.handle_peer_seen(id, incarnation),
-            Input::Snapshot { from, group, message, state, received } => {
-                if self.replica.handle_snapshot(from, group, &message, received.term(), *state) {
+            Input::Snapshot { from, group, message, content, received } => {
+                if self.replica.handle_snapshot(from, group, &message, received.term(), *content) {
                     // The core takes the newest of those that wait: an earlier one is never named any more.
                     self.received.retain(|(of, ..), _| *of != group);
                     let text = format!("a snapshot of group {group} at index {} came in", received.index());
@@ -109,6 +109,9 @@ impl Loop {
                 self.replica.handle_snapshot_stored(group, index, stored);
             }
             Input::LogRead { group, from, entries } => self.replica.handle_log_read(group, from, &entries),
+            Input::SnapshotUnreadable { group, index, term } => {
+                self.replica.handle_snapshot_unreadable(group, (index, term));
+            }
             Input::SnapshotSent { group, to, arrived } => self.replica.handle_snapshot_sent(group, to, arrived),
             Input::Persisted { round, holding_back } => {
                 self.replica.handle_persisted(round);
@@ -116,11 +119,15 @@ impl Loop {
                     self.replica.request_snapshot(group, through);
                 }
             }
-            Input::DiskFull(full) => {
-                let text = if full { "the disk is full" } else { "the disk has room again" };
+            Input::Stalled(stall) => {
+                let text = match stall {
+                    Some(Stall::Full) => "the disk is full",
+                    Some(Stall::Starved) => "the log has no descriptor or memory",
+                    None => "the log is stored again",
+                };
                 self.shared.events.add(EventKind::Disk, &self.label, text.to_owned());
-                self.shared.disk_full.store(full, Ordering::Relaxed);
-                self.replica.set_may_lead(!full);
+                self.shared.disk_full.store(stall == Some(Stall::Full), Ordering::Relaxed);
+                self.replica.set_may_lead(stall.is_none());
             }
             Input::Choose { key, avoid, patience, answer } => {
                 let ticket = self.ticket();
@@ -239,7 +246,9 @@ impl Loop {
                 }
                 self.to_log(Work::Store(Round { round, records, received, sync }));
             }
-            Output::ReadLog { group, from, to, max_bytes } => self.to_log(Work::Read { group, from, to, max_bytes }),
+            Output::ReadLog { group, from, to, max_bytes } => {
+                self.to_log(Work::Read(Reading { group, from, to, max_bytes }));
+            }
             Output::StoreSnapshot { group, index, term, meta, state } => {
                 if self.snapshots.send(snapshots::Job { group, index, term, meta, state }).is_err() {
                     error!("the snapshots thread is gone: stopping at once");
@@ -322,24 +331,35 @@ impl Loop {
     fn send_snapshot(&self, to: NodeId, place: (GroupId, Index, Term), message: Bytes) {
         let (transport, store) = (self.transport.clone(), Arc::clone(&self.doorkeeper.snapshots));
         let inputs = self.input_sender.clone();
-        let group = place.0;
         self.runtime.spawn(async move {
             let meta = snapshots::meta(place, &message);
+            let (group, index, term) = place;
             let sent = match tokio::task::spawn_blocking(move || snapshots::open(&store, place)).await {
                 Ok(Ok(file)) => match transport.send_snapshot(to, meta, file).await {
                     // Another group's is on its way to this peer: this one is asked for again.
                     Ok(Err(SnapshotSendError::Busy)) => Err(None),
-                    Ok(sent) => sent.map_err(|error| Some(error.to_string())),
-                    Err(error) => Err(Some(error.to_string())),
+                    Ok(Err(SnapshotSendError::Unreadable(error))) => Err(Some(Unsent::Unreadable(error))),
+                    Ok(sent) => sent.map_err(|error| Some(Unsent::Passing(error.to_string()))),
+                    Err(error) => Err(Some(Unsent::Passing(error.to_string()))),
                 },
                 Ok(Err(error)) => Err(Some(error)),
-                Err(error) => Err(Some(error.to_string())),
+                Err(error) => Err(Some(Unsent::Passing(error.to_string()))),
             };
-            if let Err(Some(error)) = &sent {
-                warn!(error, group = group.0, to = to.0, "a snapshot did not arrive");
+            let mut news = Vec::new();
+            match &sent {
+                Err(Some(Unsent::Unreadable(error))) => {
+                    warn!(error, group = group.0, to = to.0, "a stored snapshot cannot be sent: it is stored anew");
+                    news.push(Input::SnapshotUnreadable { group, index, term });
+                }
+                Err(Some(Unsent::Passing(error))) => {
+                    warn!(error, group = group.0, to = to.0, "a snapshot did not arrive");
+                }
+                Err(None) | Ok(()) => {}
             }
-            let arrived = sent.is_ok();
-            drop(tokio::task::spawn_blocking(move || inputs.send(Input::SnapshotSent { group, to, arrived })).await);
+            news.push(Input::SnapshotSent { group, to, arrived: sent.is_ok() });
+            let telling = move || news.into_iter().try_for_each(|input| inputs.send(input));
+            // The replica thread is gone only when the process is about to end.
+            drop(tokio::task::spawn_blocking(telling).await);
         });
     }
 
@@ -393,7 +413,7 @@ impl Loop {
 /// The bytes of an input that may end up in the log.
 fn payload_bytes(input: &Input) -> usize {
     match input {
-        Input::Net(Event::Frame { bytes, .. }) => bytes.len(),
+        Input::Net(Event::Frame { bytes, .. }, _) => bytes.len(),
         Input::Submit { command, .. } => match command.as_ref() {
             ControlCommand::KvPut { value, .. } => value.len(),
             _ => 0,

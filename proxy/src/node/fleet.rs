@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use flow::{BackendId, ControlTable, Pin, PinKey, View, cache::Cache, control::identity};
+use flow::{BackendId, ControlTable, Pin, PinKey, Tuning, View, cache::Cache, control::identity};
 use raftlog::net::Transport;
 use replica::Answered;
 use tokio::sync::oneshot;
@@ -35,6 +35,8 @@ pub struct Fleet {
 pub(super) struct Inner {
     pub label: String,
     pub fleet_name: String,
+    /// Settings of the log that count while none are committed.
+    pub configured: Tuning,
     pub shared: Arc<Shared>,
     pub inputs: SyncSender<Input>,
     pub health: Health,

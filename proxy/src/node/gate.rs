@@ -3,7 +3,11 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc::SyncSender},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::SyncSender,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -171,10 +175,7 @@ impl Gate for Doorkeeper {
     }
 
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
-        if self.shared.grpc_shut.load(Ordering::Relaxed) {
-            let text = format!("instance {} was cut off by an operator", self.identity().label);
-            return Err(Refused { code: RefusedCode::NotYet as u32, text });
-        }
+        refuse_if_shut(&self.shared)?;
         let hello = Hello::decode(hello).ok_or_else(malformed)?;
         let mut admitted = self.judge(&hello, remote)?;
         if admitted.new {
@@ -219,18 +220,37 @@ impl Gate for Doorkeeper {
     }
 
     fn receive(&self, from: NodeId, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, Refused> {
-        self.incoming.receive(&self.snapshots, &self.inputs, from, offer)
+        self.incoming.receive(&self.snapshots, &self.inputs, &self.shared, from, offer)
     }
 }
 
-/// Peers' events go to the replica thread.
-pub struct NetInbox(pub SyncSender<Input>);
+/// Peers' events go to the replica thread; of frames only so many bytes wait for it.
+pub struct NetInbox {
+    inputs: SyncSender<Input>,
+    shared: Arc<Shared>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl NetInbox {
+    pub fn new(inputs: SyncSender<Input>, shared: Arc<Shared>) -> Self {
+        Self { inputs, shared, waiting: Arc::default() }
+    }
+}
 
 impl Inbox for NetInbox {
     fn offer(&self, event: Event) -> Result<(), Event> {
         use std::sync::mpsc::TrySendError;
-        self.0.try_send(Input::Net(event)).map_err(|error| match error {
-            TrySendError::Full(Input::Net(event)) | TrySendError::Disconnected(Input::Net(event)) => event,
+        // A hello that was let in just before an operator cut this instance off may open its link just after that.
+        if matches!(event, Event::Frame { .. }) && self.shared.grpc_shut.load(Ordering::Relaxed) {
+            return Err(event);
+        }
+        let bytes = match &event {
+            Event::Frame { bytes, .. } => bytes.len(),
+            _ => 0,
+        };
+        let Some(held) = Held::take(&self.waiting, bytes) else { return Err(event) };
+        self.inputs.try_send(Input::Net(event, held)).map_err(|error| match error {
+            TrySendError::Full(Input::Net(event, _)) | TrySendError::Disconnected(Input::Net(event, _)) => event,
             // Only `Net` was sent.
             TrySendError::Full(_) | TrySendError::Disconnected(_) => {
                 Event::Frame { from: NodeId(0), bytes: Bytes::new() }
@@ -238,6 +258,31 @@ impl Inbox for NetInbox {
         })
     }
 }
+
+/// The bytes of a frame that waits, given back when this is dropped.
+pub struct Held {
+    bytes: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Nothing where that many more would be too many. What is no frame always has room.
+    fn take(waiting: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let more = |held: usize| Some(held + bytes).filter(|sum| bytes == 0 || *sum <= FRAMES_WAITING_BYTES_MAX);
+        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { bytes, waiting: Arc::clone(waiting) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Most bytes of frames that wait for the replica thread, from all peers: two rounds' worth. What comes beyond it is
+/// dropped, as Raft sends it again.
+pub const FRAMES_WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// How long the birth of a fleet waits for listed instances that do not answer: longer than a dial and its hello.
 const BIRTH_PATIENCE: Duration = Duration::from_secs(4);
@@ -247,6 +292,17 @@ fn aside<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
+    }
+}
+
+/// An instance that an operator has cut off takes nothing from its peers.
+pub fn refuse_if_shut(shared: &Shared) -> Result<(), Refused> {
+    match shared.grpc_shut.load(Ordering::Relaxed) {
+        true => Err(Refused {
+            code: RefusedCode::NotYet as u32,
+            text: "the instance was cut off by an operator".to_owned(),
+        }),
+        false => Ok(()),
     }
 }
 

@@ -8,24 +8,34 @@ use raftlog::{GroupId, Index, NodeId, Term, net, wal::Received};
 use replica::{Chosen, GroupState, Replica, Submitted};
 use tokio::sync::oneshot;
 
+use super::{disk::Stall, gate::Held};
+
 /// One thing that happened, or that somebody wants.
 pub enum Input {
-    /// From a peer's link.
-    Net(net::Event),
+    /// From a peer's link; its bytes count as waiting until it is taken.
+    Net(net::Event, Held),
     /// A peer was let in, in this life.
     PeerSeen(InstanceId, Incarnation),
-    /// A snapshot came in whole.
-    Snapshot { from: NodeId, group: GroupId, message: Bytes, state: Box<GroupState>, received: Box<Received> },
+    /// A snapshot came in whole: `content` is what `read_received` found in it.
+    Snapshot {
+        from: NodeId,
+        group: GroupId,
+        message: Bytes,
+        content: Box<(GroupState, Bytes)>,
+        received: Box<Received>,
+    },
     /// A snapshot was written to a file, or could not be.
     SnapshotStored { group: GroupId, index: Index, stored: bool },
     /// Entries were read back from the log.
     LogRead { group: GroupId, from: Index, entries: Vec<(Index, Term, Bytes)> },
+    /// The stored file of a snapshot that was to be sent is damaged or gone.
+    SnapshotUnreadable { group: GroupId, index: Index, term: Term },
     /// The sending of a snapshot ended.
     SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
     /// That round and all before it are on disk.
     Persisted { round: u64, holding_back: Option<(GroupId, Index)> },
-    /// The disk has no room, or has room again.
-    DiskFull(bool),
+    /// The log stores nothing, or stores again.
+    Stalled(Option<Stall>),
     /// A choice that needs the replica.
     Choose { key: PinKey, avoid: Option<BackendId>, patience: Duration, answer: oneshot::Sender<Chosen> },
     /// A pin was used when it was time to refresh it.

@@ -26,6 +26,7 @@ mod seen;
 mod shared;
 mod snapshots;
 mod start;
+mod threads;
 
 pub use fleet::Fleet;
 pub use start::{Node, StartError, restore};

@@ -6,31 +6,42 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use flow::{InstanceId, PinTable};
+use flow::{InstanceId, PinTable, Tuning};
 use raftlog::types::State;
 use replica::{ControlState, PinState, backup};
 use tracing::warn;
 
 use super::{fleet::Fleet, input::Input};
-use crate::control::{BackupWriter, ControlError, Event, EventKind, Result};
+use crate::control::{BackupWriter, Configured, ControlError, Event, EventKind, Result};
+
+impl Configured for Fleet {
+    fn configured_tuning(&self) -> Tuning {
+        self.inner.configured
+    }
+}
 
 impl Fleet {
     pub(super) fn events_after(&self, after: u64, limit: usize) -> Vec<Event> {
         self.inner.shared.events.after(after, limit)
     }
 
-    /// Cuts the instance off, or brings it back. What is not decided yet cannot be cut off.
+    /// Cuts the instance off, or brings it back. What is not decided yet cannot be cut off: its links are what the
+    /// configuration lists, and the replica does not follow the members before it knows some.
     pub(super) async fn open_grpc(&self, open: bool) -> Result<()> {
         let shared = &self.inner.shared;
-        if shared.grpc_shut.swap(!open, Ordering::Relaxed) != open {
-            return Ok(());
+        if !open && shared.control().birth().is_none() {
+            let text = "this instance is starting, and cannot be cut off before it knows its fleet. Nothing was done";
+            return Err(ControlError::Unavailable(text.to_owned()));
         }
-        let text = match open {
-            true => "this instance talks to its peers again",
-            false => "this instance is cut off from its peers and gRPC clients: POST /startGrpc brings it back",
-        };
-        warn!("{text}");
-        shared.events.add(EventKind::Grpc, &self.inner.label, text.to_owned());
+        if shared.grpc_shut.swap(!open, Ordering::Relaxed) == open {
+            let text = match open {
+                true => "this instance talks to its peers again",
+                false => "this instance is cut off from its peers and gRPC clients: POST /startGrpc brings it back",
+            };
+            warn!("{text}");
+            shared.events.add(EventKind::Grpc, &self.inner.label, text.to_owned());
+        }
+        // Also where nothing changed: an earlier try may have found no room for it.
         self.put(Input::FollowPeers).await
     }
 

@@ -2,48 +2,75 @@
 
 use std::fmt::{self, Write};
 
-use flow::{ControlCommand, ControlTable, InstanceId, Request};
+use flow::{ControlCommand, ControlTable, InstanceId, PinTable, Request};
 use raftlog::{
     GroupId,
-    driver::{Committed, Content, Role as RaftRole},
+    driver::{Committed, Content, GroupStatus as RaftStatus, Role as RaftRole},
 };
 use replica::{GroupRole, Replica};
 
 use super::clock::now_ms;
 use crate::control::{GroupStatus, LogEntry, Role, Standing, TableStatus};
 
-/// How all groups stand, group 0 first.
-pub fn all_groups(replica: &Replica) -> Vec<GroupStatus> {
-    let now_ms = now_ms();
-    (0..replica.group_count()).filter_map(|group| group_status(replica, GroupId(group), now_ms)).collect()
+/// How all groups stood at one moment, as the replica's thread takes it down: that thread sends beats and leases, and has
+/// no time for the digests of tables.
+pub struct Glance {
+    control: ControlTable,
+    groups: Vec<GroupGlance>,
+    at_ms: u64,
 }
 
-fn group_status(replica: &Replica, group: GroupId, now_ms: u64) -> Option<GroupStatus> {
-    let status = replica.status(group)?;
-    let control = replica.control();
-    let (until_ms, tables) = match replica.view(group) {
-        Some(view) => {
-            let rows = view.table.len() as u64;
-            let table = TableStatus { name: "pins".to_owned(), rows, digest: view.table.digest() };
-            (view.lease.until_ms, vec![table])
+struct GroupGlance {
+    id: GroupId,
+    status: RaftStatus,
+    lease_until_ms: u64,
+    /// None: it is group 0.
+    pins: Option<PinTable>,
+}
+
+impl Glance {
+    /// Takes down how all groups stand. Tables are clones that share all they hold.
+    pub fn at(replica: &Replica) -> Self {
+        let glance = |id: GroupId| {
+            let view = replica.view(id);
+            let lease_until_ms = view.map_or(replica.control_lease().until_ms, |view| view.lease.until_ms);
+            Some(GroupGlance {
+                id,
+                status: replica.status(id)?,
+                lease_until_ms,
+                pins: view.map(|view| view.table.clone()),
+            })
+        };
+        let groups = (0..replica.group_count()).filter_map(|id| glance(GroupId(id))).collect();
+        Self { control: replica.control().clone(), groups, at_ms: now_ms() }
+    }
+
+    /// How all groups stand, group 0 first. Takes a while: the replica's thread does not come here.
+    pub fn groups(&self) -> Vec<GroupStatus> {
+        self.groups.iter().map(|group| self.group_status(group)).collect()
+    }
+
+    fn group_status(&self, group: &GroupGlance) -> GroupStatus {
+        let GroupGlance { id, status, lease_until_ms, pins } = group;
+        let table = match pins {
+            Some(pins) => TableStatus { name: "pins".to_owned(), rows: pins.len() as u64, digest: pins.digest() },
+            None => {
+                let rows = self.control.kv_len() as u64;
+                TableStatus { name: "control".to_owned(), rows, digest: self.control.digest() }
+            }
+        };
+        let role = GroupRole { group: *id, role: status.role, term: status.term, leader: status.leader };
+        GroupStatus {
+            group: id.0,
+            standing: standing(&self.control, Some(role)),
+            first_index: status.first.0,
+            last_index: status.last.0,
+            committed_index: status.committed.0,
+            applied_index: status.applied.0,
+            lease_ms: lease_until_ms.checked_sub(self.at_ms).filter(|left| *left > 0),
+            tables: vec![table],
         }
-        None => {
-            let rows = control.kv_len() as u64;
-            let table = TableStatus { name: "control".to_owned(), rows, digest: control.digest() };
-            (replica.control_lease().until_ms, vec![table])
-        }
-    };
-    let role = GroupRole { group, role: status.role, term: status.term, leader: status.leader };
-    Some(GroupStatus {
-        group: group.0,
-        standing: standing(control, Some(role)),
-        first_index: status.first.0,
-        last_index: status.last.0,
-        committed_index: status.committed.0,
-        applied_index: status.applied.0,
-        lease_ms: until_ms.checked_sub(now_ms).filter(|left| *left > 0),
-        tables,
-    })
+    }
 }
 
 /// Whether this instance leads a group.
@@ -88,7 +115,7 @@ fn command_text(group: u32, data: &[u8]) -> String {
         return command.map_or_else(|error| error.to_string(), |command| short(format_args!("{command:?}")));
     }
     match ControlCommand::decode(data) {
-        Ok(ControlCommand::Once { request: Request { session, sequence, .. }, command }) => {
+        Ok(ControlCommand::Once { request: Request { session, sequence, .. }, command, .. }) => {
             let command = control_text(&command);
             short(format_args!("request {sequence} of session {session}: {command}"))
         }

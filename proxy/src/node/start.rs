@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use arc_swap::ArcSwap;
@@ -19,7 +19,7 @@ use flow::{Birth, FleetId, Incarnation, MemberAddress};
 use raftlog::{
     NodeId,
     disk::{Disk, FileDisk},
-    driver::{DriverConfig, Tuning},
+    driver::{DetectorKind, DriverConfig, Tuning},
     net::{Options, PeerAddress, PeersError, Refused, Tls, Transport},
     wal::{SnapshotStore, WalError, WalOptions, log_exists},
 };
@@ -40,7 +40,7 @@ use super::{
     input::Input,
     names,
     shared::Shared,
-    snapshots,
+    snapshots, threads,
 };
 use crate::{
     config::{Config, Host},
@@ -170,13 +170,14 @@ impl Node {
         let health = Health::start(runtime, own, shared.pools(), inputs.clone());
         let snapshot_bytes_per_second = NonZeroU64::new(config.fleet.limits.max_snapshot_rate);
         let options = Options { tls, local_address: Some(own), snapshot_bytes_per_second, ..Options::default() };
-        let inbox = Arc::new(NetInbox(inputs.clone()));
+        let inbox = Arc::new(NetInbox::new(inputs.clone(), Arc::clone(&shared)));
         let transport = Transport::start(options, runtime.clone(), Arc::clone(&doorkeeper) as Arc<_>, inbox);
         let usage = Arc::new(DiskUsage::default());
         let fleet = Fleet {
             inner: Arc::new(Inner {
                 label: label.to_owned(),
                 fleet_name: config.fleet.name.clone(),
+                configured: in_milliseconds(&tuning(config)),
                 shared: Arc::clone(&shared),
                 inputs: inputs.clone(),
                 health: health.clone(),
@@ -287,10 +288,10 @@ impl Begin {
             loop {
                 match inputs.recv_timeout(TICK) {
                     Ok(Input::Stop) => return,
-                    Ok(Input::Net(raftlog::net::Event::Refused { label, refused, .. })) => {
+                    Ok(Input::Net(raftlog::net::Event::Refused { label, refused, .. }, _)) => {
                         note_refusal(&self.shared, &label, &refused);
                     }
-                    Ok(Input::Net(raftlog::net::Event::LinkUp { label, .. })) => self.shared.let_in_by(&label),
+                    Ok(Input::Net(raftlog::net::Event::LinkUp { label, .. }, _)) => self.shared.let_in_by(&label),
                     // Peers send again what they need answered; people are told that this instance is starting.
                     Ok(_) | Err(_) => {}
                 }
@@ -364,20 +365,9 @@ impl Begin {
     }
 }
 
-fn spawn_replica(threads: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
-    let body = move || {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        if ended.is_err() {
-            // Whatever it was, this replica's memory is not to be trusted; its log is.
-            tracing::error!("the replica thread panicked: stopping at once");
-            std::process::abort();
-        }
-    };
-    let thread = thread::Builder::new()
-        .name("replica".to_owned())
-        .spawn(body)
-        .map_err(|error| StartError::System("thread", error.to_string()))?;
-    threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+fn spawn_replica(running: &Mutex<Vec<JoinHandle<()>>>, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let thread = threads::start("replica", run).map_err(|error| StartError::System("thread", error.to_string()))?;
+    running.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     Ok(())
 }
 
@@ -442,10 +432,8 @@ fn peers(founding: &Founding, label: &str) -> Vec<PeerAddress> {
 
 fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> Result<ReplicaConfig, StartError> {
     let id = identity.id.map_or(0, |id| id.0);
-    let ticks = |duration: std::time::Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
     let limits = config.fleet.limits;
     let seed = random()?;
-    let election_ticks = ticks(config.fleet.election_timeout);
     let birth = if identity.founders.is_empty() {
         None
     } else {
@@ -463,15 +451,7 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
         })
     };
     Ok(ReplicaConfig {
-        driver: DriverConfig {
-            tuning: Tuning {
-                heartbeat_ticks: ticks(config.fleet.heartbeat),
-                election_ticks,
-                jitter_ticks: election_ticks * 2 / 3,
-                ..Tuning::default()
-            },
-            ..DriverConfig::new(NodeId(id), seed)
-        },
+        driver: DriverConfig { tuning: tuning(config), ..DriverConfig::new(NodeId(id), seed) },
         incarnation: identity.incarnation,
         lease_ms: founding.lease_ms,
         pins_per_group_max: (limits.max_pins / u64::from(identity.pin_groups.max(1))).max(1) as usize,
@@ -479,6 +459,34 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
         birth,
         token_start: random()?,
     })
+}
+
+/// The log's settings while none are committed.
+fn tuning(config: &Config) -> Tuning {
+    let ticks = |duration: std::time::Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
+    let election_ticks = ticks(config.fleet.election_timeout);
+    Tuning {
+        heartbeat_ticks: ticks(config.fleet.heartbeat),
+        election_ticks,
+        jitter_ticks: election_ticks * 2 / 3,
+        ..Tuning::default()
+    }
+}
+
+/// The same as operators say it.
+fn in_milliseconds(tuning: &Tuning) -> flow::Tuning {
+    let saturated = |ms: u64| u32::try_from(ms).unwrap_or(u32::MAX);
+    let ms = |ticks: u64| saturated(ticks.saturating_mul(TICK.as_millis() as u64));
+    flow::Tuning {
+        heartbeat_ms: ms(tuning.heartbeat_ticks as u64),
+        election_ms: ms(tuning.election_ticks as u64),
+        detector: match tuning.detector {
+            DetectorKind::Phi { threshold_tenths } => flow::Detector::Phi(threshold_tenths),
+            DetectorKind::Fixed { timeout_ms } => flow::Detector::Fixed(saturated(timeout_ms)),
+        },
+        spread: tuning.spread,
+        shuffle_ms: ms(tuning.shuffle_ticks),
+    }
 }
 
 fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<dyn Disk>, Identity), StartError> {
@@ -519,6 +527,7 @@ fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<
                 fleet: None,
                 pin_groups: 0,
                 founders: Vec::new(),
+                restored: false,
             };
             save_identity(disk.as_ref(), &identity).map_err(storage_error)?;
             identity

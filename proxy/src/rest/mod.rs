@@ -8,6 +8,7 @@ mod failure;
 mod guard;
 mod handlers;
 pub mod json;
+mod moving;
 pub mod operate;
 pub mod paths;
 pub mod pool_json;
@@ -24,7 +25,7 @@ use crate::control::Control;
 
 pub use serve::{
     CLOSE_TIMEOUT, CONNECTION_LIFETIME, CONNECTIONS_MAX, DoorCounters, HEADER_BYTES_MAX, HEADER_READ_TIMEOUT,
-    HEADERS_MAX, serve,
+    HEADERS_MAX, WRITE_STALL_TIMEOUT, serve,
 };
 
 /// Largest body of a request, in bytes: a set of pools, or a value.

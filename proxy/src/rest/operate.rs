@@ -2,6 +2,8 @@
 
 use std::{
     io::{self, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,14 +21,15 @@ use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
+use tracing::debug;
 
 use super::{
-    extract::{InPath, InQuery, JsonBody},
+    extract::{InPath, InQuery, JsonBody, ReadQuery},
     failure::Failure,
     json::AppliedJson,
 };
-use crate::control::{Control, ControlError, Event, check::page_rows};
+use crate::control::{BackupWriter, Consistency, Control, ControlError, Event, check::page_rows};
 
 /// `/events`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +84,8 @@ pub enum DetectorJson {
 pub struct TuningReadJson {
     /// The committed settings; none where every instance goes by its configuration.
     pub tuning: Option<TuningJson>,
+    /// What the asked instance goes by: these, or those of its configuration.
+    pub effective: TuningJson,
 }
 
 /// What a gate is now.
@@ -115,8 +120,18 @@ pub async fn events<C: Control>(State(control): State<C>, InQuery(query): InQuer
 }
 
 /// Shows the settings.
-pub async fn tuning<C: Control>(State(control): State<C>) -> Json<TuningReadJson> {
-    Json(TuningReadJson { tuning: control.tuning().map(Into::into) })
+pub async fn tuning<C: Control>(
+    State(control): State<C>,
+    InQuery(query): InQuery<ReadQuery>,
+) -> Answer<TuningReadJson> {
+    let consistency = query.consistency()?;
+    if consistency != Consistency::Local {
+        // The settings are in the table of the keys: after a read of any key they are as fresh as that.
+        control.kv(String::new(), consistency).await?;
+    }
+    let committed = control.tuning();
+    let effective = committed.unwrap_or_else(|| control.configured_tuning());
+    Ok(Json(TuningReadJson { tuning: committed.map(Into::into), effective: effective.into() }))
 }
 
 /// Commits settings.
@@ -154,25 +169,78 @@ pub async fn snapshot<C: Control>(State(control): State<C>) -> Result<Response, 
         return Err(ControlError::Overloaded(text).into());
     };
     let write = control.backup().await?;
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(stream(write, turn, STALL_TIMEOUT))).into_response())
+}
+
+/// Has `write` write on a thread of its own, and gives what it wrote.
+fn stream(write: BackupWriter, turn: impl Send + 'static, stall: Duration) -> PartStream {
     let (sender, parts) = mpsc::channel(PARTS_AHEAD);
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let mut out = Parts { sender, part: Vec::with_capacity(PART_BYTES), runtime };
-        if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
-            // Whoever reads must not take a part for the whole. Gone already: nobody is to be told.
-            drop(out.sender.try_send(Err(error)));
+        let mut out = Parts { sender, part: Vec::with_capacity(PART_BYTES), runtime, stall };
+        if let Err(error) = write(&mut out).and_then(|()| out.end()) {
+            // Whoever reads sees that the mark of the end is missing.
+            debug!(%error, "a backup was broken off");
         }
     });
-    let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(ReceiverStream::new(parts))).into_response())
+    PartStream { parts, ended: false }
+}
+
+/// What a backup's writer hands to its connection.
+enum Part {
+    Bytes(Bytes),
+    /// That was all.
+    End,
 }
 
 /// Hands what is written to the connection, part by part, as it takes them.
 struct Parts {
-    sender: mpsc::Sender<io::Result<Bytes>>,
+    sender: mpsc::Sender<Part>,
     part: Vec<u8>,
     runtime: Handle,
+    stall: Duration,
+}
+
+/// The parts as they come. Whoever reads must not take some for the whole: it ends in an error unless the writer says that
+/// it is the end. A writer that gives up can say nothing, as a reader that stalled left no room for it.
+struct PartStream {
+    parts: mpsc::Receiver<Part>,
+    ended: bool,
+}
+
+impl Stream for PartStream {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let next = match ready!(self.parts.poll_recv(context)) {
+            Some(Part::Bytes(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+            Some(Part::End) => None,
+            None => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+        };
+        self.ended = true;
+        Poll::Ready(next)
+    }
+}
+
+impl Parts {
+    fn end(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.send(Part::End)
+    }
+
+    fn send(&self, part: Part) -> io::Result<()> {
+        // Who does not read holds up others that want a backup.
+        match self.runtime.block_on(timeout(self.stall, self.sender.send(part))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
 }
 
 impl Write for Parts {
@@ -189,13 +257,8 @@ impl Write for Parts {
         if self.part.is_empty() {
             return Ok(());
         }
-        let part = Bytes::from(std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES)));
-        // Who does not read holds up others that want a backup.
-        match self.runtime.block_on(timeout(STALL_TIMEOUT, self.sender.send(Ok(part)))) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES));
+        self.send(Part::Bytes(part.into()))
     }
 }
 
@@ -242,3 +305,46 @@ const PART_BYTES: usize = 64 << 10;
 
 /// How many parts of a backup are made before the connection asks for them.
 const PARTS_AHEAD: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    /// How long anything may take before a test fails.
+    const WAIT: Duration = Duration::from_secs(20);
+
+    /// What came of the stream: how many bytes, and whether it ended well.
+    async fn read(mut stream: PartStream) -> (usize, bool) {
+        let mut bytes = 0;
+        while let Some(part) = timeout(WAIT, stream.next()).await.expect("a part, or the end") {
+            match part {
+                Ok(part) => bytes += part.len(),
+                Err(_) => return (bytes, false),
+            }
+        }
+        (bytes, true)
+    }
+
+    #[test]
+    fn a_backup_that_its_reader_stalled_does_not_end_like_a_whole_one() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let whole: BackupWriter = Box::new(|out| out.write_all(&[7; 5 * PART_BYTES + 1]));
+        let (said, heard) = channel();
+        let more_than_waits: BackupWriter = Box::new(move |out| {
+            let written = out.write_all(&[7; (PARTS_AHEAD + 2) * PART_BYTES]);
+            said.send(written.as_ref().map_err(io::Error::kind).copied()).expect("the test waits");
+            written
+        });
+        let _entered = runtime.enter();
+        assert_eq!(runtime.block_on(read(stream(whole, (), WAIT))), (5 * PART_BYTES + 1, true));
+        let stalled = stream(more_than_waits, (), Duration::from_millis(20));
+        assert_eq!(heard.recv_timeout(WAIT), Ok(Err(io::ErrorKind::TimedOut)));
+        assert_eq!(runtime.block_on(read(stalled)), (PARTS_AHEAD * PART_BYTES, false));
+        let broken: BackupWriter = Box::new(|_| Err(io::ErrorKind::InvalidData.into()));
+        assert_eq!(runtime.block_on(read(stream(broken, (), WAIT))), (0, false));
+    }
+}

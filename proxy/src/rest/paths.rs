@@ -63,7 +63,7 @@ pub const PATHS: &[PathEntry] = &[
     post("/members/{label}/promote", "Makes a learner a voter.", None),
     post("/members/{label}/transfer", "Hands the leadership to this instance.", None),
     get("/events", "What happened lately on this instance: members, leaders, links, snapshots.", EVENTS),
-    get("/tuning", "The committed settings of elections, if there are any.", &[]),
+    get("/tuning", "The committed settings of elections, if there are any, and what this instance goes by.", READ),
     post("/tuning", "Commits settings of elections; every instance goes by them at once.", Some(TUNING_EXAMPLE)),
     delete("/tuning", "Every instance goes by its configuration again.", &[]),
     get("/snapshot", "A backup of all tables, for `rocinante snapshot`; not JSON.", &[]),

@@ -1,7 +1,9 @@
 //! The door of REST and metrics: HTTP/1.1 connections with a limit for everything a client can hold on to.
 
 use std::{
+    error::Error,
     future::Future,
+    io,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -14,13 +16,14 @@ use hyper_util::{
 };
 use prometheus::{IntCounter, IntCounterVec, Opts};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tracing::{debug, warn};
 
+use super::moving::Moving;
 use crate::metric_names as names;
 
 /// Most connections of one port at once; more are closed at once.
@@ -33,6 +36,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 pub const HEADERS_MAX: usize = 64;
 /// How long a connection may take to send a request's headers, waiting for its next request included.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take nothing of an answer that waits for it.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection lives, whatever it does: the end of slow readers, and time enough for a backup.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_mins(10);
 /// How long a connection may take to finish the request at hand, once it is to close.
@@ -48,7 +53,8 @@ const SHED_WARNING: Duration = Duration::from_secs(1);
 pub struct DoorCounters {
     /// Closed at once: [`CONNECTIONS_MAX`] were open.
     shed: IntCounter,
-    /// Closed because of [`HEADER_READ_TIMEOUT`], [`CONNECTION_LIFETIME`] or [`CLOSE_TIMEOUT`].
+    /// Closed because of [`HEADER_READ_TIMEOUT`], [`WRITE_STALL_TIMEOUT`], [`CONNECTION_LIFETIME`] or
+    /// [`CLOSE_TIMEOUT`].
     timeout: IntCounter,
     /// Sent what is no HTTP request, or one with a head above [`HEADER_BYTES_MAX`] or [`HEADERS_MAX`].
     malformed: IntCounter,
@@ -91,6 +97,10 @@ pub async fn serve(listener: TcpListener, router: Router, counters: DoorCounters
             Some(ended) = connections.join_next(), if !connections.is_empty() => log_end(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    let stream = Moving::new(stream, WRITE_STALL_TIMEOUT);
                     connections.spawn(serve_connection(stream, router.clone(), counters.clone(), closing.subscribe()));
                 }
                 Ok((_, peer)) => {
@@ -114,10 +124,7 @@ pub async fn serve(listener: TcpListener, router: Router, counters: DoorCounters
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, counters: DoorCounters, mut closing: watch::Receiver<()>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "cannot set TCP_NODELAY");
-    }
+async fn serve_connection(stream: Moving, router: Router, counters: DoorCounters, mut closing: watch::Receiver<()>) {
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -146,7 +153,7 @@ async fn serve_connection(stream: TcpStream, router: Router, counters: DoorCount
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             let counter = match &error {
-                error if error.is_timeout() => &counters.timeout,
+                error if error.is_timeout() || has_stalled(error) => &counters.timeout,
                 error if error.is_parse() => &counters.malformed,
                 _ => &counters.broken,
             };
@@ -160,9 +167,42 @@ async fn serve_connection(stream: TcpStream, router: Router, counters: DoorCount
     }
 }
 
+/// Whether a connection ended because its client took nothing any more.
+fn has_stalled(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
 /// A connection's task has no result; all it can do is panic, which must be seen.
 fn log_end(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "the task of a connection failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+    use super::*;
+
+    /// How long anything may take before a test fails.
+    const WAIT: Duration = Duration::from_secs(20);
+    /// More than the system keeps for a client that does not read.
+    const ANSWER_BYTES: usize = 64 << 20;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let router = Router::new().route("/", get(|| async { vec![7_u8; ANSWER_BYTES] }));
+        let counters = DoorCounters::of(&DoorCounters::family().unwrap(), "test");
+        let (_closing, closed) = watch::channel(());
+        let stream = Moving::new(stream, Duration::from_millis(50));
+        timeout(WAIT, serve_connection(stream, router, counters.clone(), closed)).await.expect("it ends by itself");
+        assert_eq!((counters.timeout.get(), counters.broken.get()), (1, 0));
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -116,9 +117,10 @@ fn pins() {
     let instance = Instance::start();
     let get = "\
 CLIENT      SERVER  ADDRESS         STATE    EXPIRES IN  EPOCH  REVISION
-127.64.0.7  s1      127.0.0.1:8887  settled       1799s      1         1
+127.64.0.7  s1      127.0.0.1:8887  settled     29m 59s      1         1
 ";
     check(&instance, "pin get web 127.64.0.7", get);
+    assert_eq!(run(&instance, "pin get web 127.64.0.7 --json").json()["expires_in_ms"], 1_799_400);
     check(&instance, "pin delete web 127.64.0.7", "removed the pin of 127.64.0.7 in pool web (index 2, epoch 1)\n");
     refused(&instance, "pin get web 127.64.0.7", "has no pin");
     let all = run(&instance, "pin list web --json").json();
@@ -199,6 +201,26 @@ c          3  learner  127.0.0.3  35001  8003     2112  no         -
 }
 
 #[test]
+fn settings_that_are_not_named_stay_as_they_are() {
+    let instance = Instance::start();
+    let configured = "heartbeat 500 ms, election 5000 ms, detector phi:9.5, spread true, shuffle never\n";
+    let nothing =
+        format!("nothing is committed: every instance goes by its configuration\n{}: {configured}", instance.rest);
+    check(&instance, "tune", &nothing);
+    assert_eq!(instance.control.linearizable_reads(), 0);
+    let one = "heartbeat 500 ms, election 5000 ms, detector phi:9.5, spread false, shuffle never";
+    check(&instance, "tune --spread false", &format!("{one} (index 2, epoch 1)\n"));
+    let two = "heartbeat 500 ms, election 6000 ms, detector phi:9.5, spread false, shuffle never";
+    check(&instance, "tune --election 6000", &format!("{two} (index 3, epoch 1)\n"));
+    assert_eq!(instance.control.linearizable_reads(), 2, "what is changed is what counts");
+    check(&instance, "tune", &format!("{two}\n"));
+    let done = "every instance goes by its configuration (index 4, epoch 1)\n";
+    check(&instance, "tune --reset", done);
+    check(&instance, "tune", &nothing);
+    instance.stop();
+}
+
+#[test]
 fn errors_say_what_and_why_on_standard_error() {
     let instance = Instance::start();
     instance.control.fail(Some(ControlError::UnknownOutcome("the leader went away".into())));
@@ -207,6 +229,34 @@ fn errors_say_what_and_why_on_standard_error() {
     let expected = "rocinante: the leader went away\n\
                     reason: unknown_outcome; it may still take effect; read before sending it again\n";
     assert_eq!(ran.err, expected);
+    instance.stop();
+}
+
+#[test]
+fn errors_are_json_where_the_answer_would_be() {
+    let instance = Instance::start();
+    let failed = |line: &str| {
+        let ran = run_with(line, None, Path::new("/nonexistent/pool.toml"));
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{line}: {ran:?}");
+        assert_eq!(ran.err.lines().count(), 1, "{line}: {ran:?}");
+        serde_json::from_str::<Value>(&ran.err).unwrap_or_else(|error| panic!("{line}: {error}: {ran:?}"))
+    };
+    let endpoint = format!("--endpoint {}", instance.rest);
+    // As the instance said it.
+    for (line, path) in [("kv get nothing", "/kv/nothing"), ("pin get web 10.0.0.1", "/pins/web/10.0.0.1")] {
+        let told = failed(&format!("{line} --json {endpoint}"));
+        assert_eq!(told, instance.ask(&format!("GET {path}"), "").json(), "{line}");
+    }
+    let wrong = failed(&format!("tune --heartbeat 1 --json {endpoint}"));
+    assert_eq!((&wrong["reason"], &wrong["retry"]), (&json!("invalid"), &json!("never")));
+    let alone = failed(&format!("status --json --endpoint {}", closed_port()));
+    assert_eq!((&alone["reason"], &alone["retry"]), (&json!("unreachable"), &json!("later")));
+    assert!(alone["error"].as_str().unwrap().starts_with("no instance answers\n"), "{alone}");
+    for line in ["member list --json", "apply --json --config /nonexistent/pool.toml", "snapshot inspect none --json"] {
+        let local = failed(line);
+        assert_eq!(local["reason"], "failed", "{line}: {local}");
+        assert!(local["hint"].is_string() && local["retry"].is_string(), "{line}: {local}");
+    }
     instance.stop();
 }
 
@@ -234,6 +284,12 @@ fn usage_errors_and_help_have_their_own_status() {
         "check",
         "apply",
         "status",
+        "server",
+        "pin",
+        "kv",
+        "member",
+        "snapshot",
+        "pki",
         "server list",
         "server add",
         "server remove",
@@ -246,6 +302,8 @@ fn usage_errors_and_help_have_their_own_status() {
         "kv put",
         "kv delete",
         "kv list",
+        "kv open-session",
+        "kv close-session",
         "member list",
         "member add",
         "member remove",
@@ -260,7 +318,10 @@ fn usage_errors_and_help_have_their_own_status() {
         "pki issue",
     ] {
         let ran = run_with(&format!("{leaf} --help"), None, Path::new("none"));
-        assert!(ran.out.contains(&format!("rocinante {leaf}")), "{leaf} --help shows an example: {}", ran.out);
+        // The line of the usage, which comes before, names every command.
+        let after = ran.out.split_once("\nOptions:\n").map(|(_, after)| after);
+        let shows = after.is_some_and(|after| after.contains(&format!("rocinante {leaf}")));
+        assert!(shows, "{leaf} --help shows an example: {}", ran.out);
     }
     assert_eq!(run_with("--version", None, Path::new("none")).code, 0);
 }
@@ -274,6 +335,29 @@ fn without_anybody_to_ask_it_says_so() {
     let ran = run_with(&format!("status --endpoint {closed}"), None, Path::new("none"));
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("no instance answers") && ran.err.contains(&closed), "{}", ran.err);
+}
+
+#[test]
+fn a_backup_is_written_to_a_new_file_of_its_own() {
+    let instance = Instance::start();
+    let path = |name: &str| std::env::temp_dir().join(format!("rocinante-cli-backup-{}{name}", std::process::id()));
+    let (file, staged, elsewhere) = (path(""), path(".new"), path("-elsewhere"));
+    std::fs::write(&elsewhere, "theirs").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    // What this instance sends is no backup, so what came of it stays beside.
+    refused(&instance, &format!("snapshot save {}", file.display()), ".new");
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "theirs");
+    let made = std::fs::symlink_metadata(&staged).unwrap();
+    assert!(made.is_file() && made.permissions().mode() & 0o777 == 0o600, "{made:?}");
+    // Left behind with a mode that others can read, it is not used again.
+    std::fs::set_permissions(&staged, PermissionsExt::from_mode(0o644)).unwrap();
+    refused(&instance, &format!("snapshot save {}", file.display()), ".new");
+    assert_eq!(std::fs::metadata(&staged).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!file.exists());
+    for made in [staged, elsewhere] {
+        std::fs::remove_file(made).unwrap();
+    }
+    instance.stop();
 }
 
 #[test]

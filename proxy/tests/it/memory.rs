@@ -8,13 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use flow::{
-    BackendId, Balance, Bind, Commit, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
-    OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState, SessionId, Tuning, View,
+    BackendId, Balance, Bind, Commit, Detector, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId,
+    MemberAddress, OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState,
+    SessionId, Tuning, View,
 };
 use proxy::control::{
-    Applied, BackupWriter, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus, KvItem, KvPage,
-    KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result,
-    Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
+    Applied, BackupWriter, Configured, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus,
+    KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView,
+    Readiness, Result, Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
 };
 
 /// Instance `a` of a fleet in memory; clones share it.
@@ -210,6 +211,12 @@ impl State {
     fn standing(&self) -> Standing {
         let role = if self.leader == "a" { Role::Leader } else { Role::Follower };
         Standing { role, term: 3, leader: Some(self.leader.clone()) }
+    }
+}
+
+impl Configured for MemoryControl {
+    fn configured_tuning(&self) -> Tuning {
+        Tuning { heartbeat_ms: 500, election_ms: 5_000, detector: Detector::Phi(95), spread: true, shuffle_ms: 0 }
     }
 }
 
@@ -547,6 +554,6 @@ fn pin(client: IpAddr) -> Pin {
         state: PinState::Settled,
         epoch: Epoch(1),
         revision: Revision(1),
-        expires_in_ms: 1_799_000,
+        expires_in_ms: 1_799_400,
     }
 }

@@ -121,10 +121,10 @@ fn reads_ask_for_a_quorum_only_when_told() {
     instance.ask("GET /pools", "");
     instance.ask("GET /pools?consistency=local", "");
     assert_eq!(instance.control.linearizable_reads(), 0);
-    for path in ["/pools", "/pools/web", "/pins/web", "/pins/web/127.64.0.1", "/kv"] {
+    for path in ["/pools", "/pools/web", "/pins/web", "/pins/web/127.64.0.1", "/kv", "/tuning"] {
         assert_eq!(instance.ask(&format!("GET {path}?consistency=linearizable"), "").status, 200, "{path}");
     }
-    assert_eq!(instance.control.linearizable_reads(), 5);
+    assert_eq!(instance.control.linearizable_reads(), 6);
     check(&instance, "GET /pools?consistency=strong", "", 400, json!({ "reason": "invalid" }));
     instance.stop();
 }
@@ -246,10 +246,10 @@ fn an_instance_is_cut_off_tuned_stopped_and_backed_up() {
         json!({ "events": [{ "number": 2, "kind": "grpc", "text": "open", "subject": "a", "unix_ms": 1000 }] }),
     );
     ask("GET /events?after=x", "", 400, json!({ "reason": "invalid" }));
-    ask("GET /tuning", "", 200, json!({ "tuning": null }));
+    ask("GET /tuning", "", 200, json!({ "tuning": null, "effective": { "heartbeat_ms": 500, "election_ms": 5000 } }));
     let tuning = json!({ "heartbeat_ms": 100, "election_ms": 600, "detector": { "phi": 8.5 }, "spread": false, "shuffle_ms": 0 });
     ask("POST /tuning", &tuning.to_string(), 200, json!({ "index": 2 }));
-    ask("GET /tuning", "", 200, json!({ "tuning": tuning }));
+    ask("GET /tuning", "", 200, json!({ "tuning": tuning, "effective": tuning }));
     let wrong = tuning.to_string().replace("600", "200");
     ask("POST /tuning", &wrong, 400, json!({ "reason": "invalid" }));
     ask("POST /tuning", "{}", 400, json!({ "reason": "invalid" }));

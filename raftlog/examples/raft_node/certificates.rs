@@ -1,11 +1,13 @@
-//! Certificates for a fleet that lives as long as a measurement.
+//! Certificates for a fleet that lives as long as a measurement, as files.
 
 use std::{fs, path::Path, sync::Arc};
 
 use raftlog::net::{Pems, Tls};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
-use crate::Result;
+use crate::{
+    Result,
+    authority::{Authority, PREFIX},
+};
 
 /// Makes `ca.pem`, and `LABEL.pem` and `LABEL.key` for each label.
 ///
@@ -13,18 +15,12 @@ use crate::Result;
 /// If a file cannot be written.
 pub fn make(directory: &Path, labels: &[String]) -> Result<()> {
     fs::create_dir_all(directory)?;
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    fs::write(directory.join(CA), params.self_signed(&key)?.pem())?;
-    let issuer = Issuer::new(params, key);
+    let authority = Authority::new()?;
     for label in labels {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(format!("{PREFIX}{label}").try_into()?)];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate()?;
-        fs::write(directory.join(format!("{label}.pem")), params.signed_by(&key, &issuer)?.pem())?;
-        fs::write(directory.join(format!("{label}.key")), key.serialize_pem())?;
+        let pems = authority.issue(label)?;
+        fs::write(directory.join(CA), pems.ca)?;
+        fs::write(directory.join(format!("{label}.pem")), pems.cert)?;
+        fs::write(directory.join(format!("{label}.key")), pems.key)?;
     }
     Ok(())
 }
@@ -41,5 +37,3 @@ pub fn load(directory: &Path, label: &str) -> Result<Arc<Tls>> {
 }
 
 const CA: &str = "ca.pem";
-/// What comes before labels in certificates.
-const PREFIX: &str = "bench://fleet/";

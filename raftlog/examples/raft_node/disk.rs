@@ -34,19 +34,11 @@ pub struct Round {
     pub sync: bool,
 }
 
-/// The thread, and what it counts.
+/// The thread, and how many syncs it made.
 pub struct Log {
     pub work: Sender<Work>,
-    pub counts: Arc<Counts>,
+    pub syncs: Arc<AtomicU64>,
     pub thread: thread::JoinHandle<()>,
-}
-
-/// What was stored so far.
-#[derive(Default)]
-pub struct Counts {
-    pub rounds: AtomicU64,
-    pub syncs: AtomicU64,
-    pub records: AtomicU64,
 }
 
 /// Makes an empty log and starts the thread; it ends when the sender of its work is dropped.
@@ -66,21 +58,21 @@ pub fn start(setup: &Setup, inputs: SyncSender<Input>) -> Result<(Log, SnapshotS
     let store = SnapshotStore::open(disk)?;
     // The driver bounds what waits here: `raftlog::driver::ROUNDS_IN_FLIGHT_MAX`.
     let (work, queue) = channel();
-    let counts = Arc::new(Counts::default());
-    let counted = counts.clone();
+    let syncs = Arc::new(AtomicU64::new(0));
+    let counted = syncs.clone();
     let thread =
         thread::Builder::new().name("log".to_owned()).spawn(move || run(&mut wal, &queue, &inputs, &counted))?;
-    Ok((Log { work, counts, thread }, store))
+    Ok((Log { work, syncs, thread }, store))
 }
 
-fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, counts: &Counts) {
+fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, syncs: &AtomicU64) {
     let mut next = None;
     loop {
         let first = next.take().map_or_else(|| work.recv_timeout(IDLE), Ok);
         let done = match first {
             Ok(Work::Store(mut batch)) => {
                 next = gather(&mut batch, work);
-                store(wal, &mut batch, counts).map(|()| {
+                store(wal, &mut batch, syncs).map(|()| {
                     let holding_back = wal.oldest_groups().into_iter().next();
                     Some(Input::Persisted { round: batch.round, holding_back })
                 })
@@ -102,17 +94,15 @@ fn run(wal: &mut Wal, work: &Receiver<Work>, inputs: &SyncSender<Input>, counts:
     }
 }
 
-fn store(wal: &mut Wal, batch: &mut Round, counts: &Counts) -> std::result::Result<(), WalError> {
-    for received in batch.received.drain(..) {
+fn store(wal: &mut Wal, batch: &mut Round, syncs: &AtomicU64) -> std::result::Result<(), WalError> {
+    for mut received in batch.received.drain(..) {
         received.install()?;
     }
     wal.append(&batch.records, batch.sync)?;
     if batch.records.iter().any(|record| matches!(record, Record::Snapshot { .. })) {
         wal.release()?;
     }
-    counts.rounds.fetch_add(1, Ordering::Relaxed);
-    counts.syncs.fetch_add(u64::from(batch.sync), Ordering::Relaxed);
-    counts.records.fetch_add(batch.records.len() as u64, Ordering::Relaxed);
+    syncs.fetch_add(u64::from(batch.sync), Ordering::Relaxed);
     Ok(())
 }
 

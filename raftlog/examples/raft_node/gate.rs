@@ -83,11 +83,12 @@ impl SnapshotSink for Sink {
     fn finish(self: Box<Self>) -> Result<(), Refused> {
         let received = self.receiving.finish().map_err(refused)?;
         let mut reader = received.reader().map_err(refused)?;
+        let meta = Bytes::copy_from_slice(reader.meta());
         let table = Table::read_from(&mut reader);
         reader.finish().map_err(refused)?;
         let table = Box::new(table.map_err(refused)?);
         let (from, place, message) = (self.from, self.place, self.message);
-        let input = Input::Snapshot { from, place, message, table, received: Box::new(received) };
+        let input = Input::Snapshot { from, place, message, meta, table, received: Box::new(received) };
         self.inputs.send(input).map_err(|_| refused("the node is stopping"))
     }
 }

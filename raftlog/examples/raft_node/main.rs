@@ -4,6 +4,7 @@
 //! It takes orders, one a line, on standard input, and answers each with a line of JSON; see `orders.rs`.
 
 mod arguments;
+mod authority;
 mod certificates;
 mod disk;
 mod gate;

@@ -42,7 +42,7 @@ pub enum Input {
     /// A snapshot was sent, or not.
     SnapshotSent { group: GroupId, to: NodeId, arrived: bool },
     /// A snapshot came in.
-    Snapshot { from: NodeId, place: Place, message: Bytes, table: Box<Table>, received: Box<Received> },
+    Snapshot { from: NodeId, place: Place, message: Bytes, meta: Bytes, table: Box<Table>, received: Box<Received> },
     /// A unary proposal.
     Call { data: Bytes, answer: oneshot::Sender<bool> },
     /// Proposals of a stream, by its numbers.
@@ -208,8 +208,8 @@ impl Node {
                 self.snapshots_failed += u64::from(!arrived);
                 self.driver.handle_snapshot_sent(group, to, arrived);
             }
-            Input::Snapshot { from, place, message, table, received } => {
-                if self.driver.handle_snapshot(from, place.0, &message, (place.1, place.2)) {
+            Input::Snapshot { from, place, message, meta, table, received } => {
+                if self.driver.handle_snapshot(from, place.0, &message, (place.1, place.2), &meta) {
                     self.states.insert((place.0, place.1), table);
                     self.received.insert(place, *received);
                 }
@@ -243,9 +243,8 @@ impl Node {
                     return Ok(serde_json::json!({ "error": "the change cannot be taken now" }));
                 }
             }
-            Order::Snapshot => self.driver.request_snapshot(GroupId(0), Index(u64::MAX)),
             Order::Look => return Ok(self.look()),
-            Order::Mark => return self.mark(),
+            Order::Mark => return Ok(self.mark()),
         }
         Ok(serde_json::json!({}))
     }

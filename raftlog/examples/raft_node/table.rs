@@ -40,9 +40,10 @@ impl Table {
         (self.ballast.len() * PIECE_BYTES) as u64
     }
 
-    /// A check of everything that was applied.
-    pub fn digest(&self) -> u32 {
-        self.digest
+    /// Adds a check of everything that was applied, and of how far, to that of other tables.
+    pub fn add_to_digest(others: u32, table: &Self) -> u32 {
+        let others = crc32c::crc32c_append(others, &table.applied.to_be_bytes());
+        crc32c::crc32c_append(others, &table.digest.to_be_bytes())
     }
 
     /// Reads what [`State::write_to`] wrote.

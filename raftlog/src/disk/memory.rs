@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskFile, check_name};
+use super::{Disk, DiskFile, EMFILE, check_name};
 
 /// What a disk writes as a whole: a crash keeps the old or the new bytes of a sector, never a mix.
 pub const SECTOR_BYTES: usize = 512;
@@ -54,6 +54,17 @@ impl MemDisk {
     /// what a copy-on-write file system can do.
     pub fn fill_at_write_after(&self, skip: u64) {
         self.content().full_write = Some(skip);
+    }
+
+    /// From now on, or no more, no file can be renamed or removed for want of space: what a copy-on-write file system
+    /// can do.
+    pub fn fill_directory(&self, full: bool) {
+        self.content().full_directory = full;
+    }
+
+    /// From now on, or no more, no file can be opened, made or listed, as when descriptors have run out.
+    pub fn starve(&self, starved: bool) {
+        self.content().starved = starved;
     }
 
     /// The process is stopped after `acts` more changes (files made, written, renamed, removed, synced): those after
@@ -112,12 +123,15 @@ impl MemDisk {
 
 impl Disk for MemDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.content().names.keys().cloned().collect())
+        let content = self.content();
+        content.check_fed()?;
+        Ok(content.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
         let mut content = self.content();
+        content.check_fed()?;
         content.act()?;
         // A new file even under an old name: its bytes and its name then survive independently, the harder case.
         content.last_id += 1;
@@ -130,6 +144,7 @@ impl Disk for MemDisk {
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         check_name(name)?;
         let mut content = self.content();
+        content.check_fed()?;
         let id = content.id(name)?;
         self.handle(&mut content, id)
     }
@@ -138,6 +153,7 @@ impl Disk for MemDisk {
         check_name(from)?;
         check_name(to)?;
         let mut content = self.content();
+        content.check_directory()?;
         content.act()?;
         let id = content.id(from)?;
         content.change_name(NameChange { bound: Some((to.to_owned(), id)), unbound: Some(from.to_owned()) });
@@ -147,6 +163,7 @@ impl Disk for MemDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
         let mut content = self.content();
+        content.check_directory()?;
         content.act()?;
         content.id(name)?;
         content.change_name(NameChange { bound: None, unbound: Some(name.to_owned()) });
@@ -241,6 +258,8 @@ struct Content {
     sync_failure: Option<u64>,
     full_write: Option<u64>,
     acts_left: Option<u64>,
+    starved: bool,
+    full_directory: bool,
     boot: u64,
 }
 
@@ -309,6 +328,14 @@ impl Content {
             }
             None => Ok(()),
         }
+    }
+
+    fn check_fed(&self) -> io::Result<()> {
+        if self.starved { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
+    }
+
+    fn check_directory(&self) -> io::Result<()> {
+        if self.full_directory { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn change_name(&mut self, change: NameChange) {

@@ -93,6 +93,12 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether opening, making or listing files failed for want of descriptors or of the system's memory. Nothing was changed
+/// then, and the same may succeed later. Of a write or a sync it says nothing of the kind.
+pub fn is_starved(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
 /// Refuses names that would leave the directory.
 fn check_name(name: &str) -> io::Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
@@ -101,5 +107,9 @@ fn check_name(name: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The process, and the system, have no descriptor left; the same numbers on all Unix systems.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 const NAME_BYTES_MAX: usize = 128;

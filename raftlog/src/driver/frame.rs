@@ -6,7 +6,7 @@
 //! | then each item: 4 | group |
 //! | 1 | kind: 0 Raft message, 1 proposal, 2 refusal, 3 word, 4 beat, 5 heartbeats, 6 answers to heartbeats |
 //! | 4 | length of what follows |
-//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender takes leaderships that are handed over (1); 5 and 6: of each group its number, term and commit index, as varints of their shortest form |
+//! | length | kind 0: protobuf `eraftpb.Message`; 1: origin (8), token (8), data; 2: token (8), reason (1); 3: opaque; 4: 1 if the sender takes leaderships that are handed over (1); 5 and 6: the receiver's id, and of each group its number, term and commit index, as varints of their shortest form |
 //!
 //! Other numbers are big-endian. A frame has at most [`FRAME_BYTES_MAX`] bytes.
 
@@ -30,10 +30,10 @@ pub enum Item {
     Word(Bytes),
     /// The sender runs; it comes at even intervals.
     Beat { may_lead: bool },
-    /// The leader's heartbeats of groups that have nothing else to say.
-    Heartbeats(Vec<Heartbeat>),
-    /// Those of them that the sender follows as they say.
-    HeartbeatAnswers(Vec<Heartbeat>),
+    /// The leader's heartbeats of groups that have nothing else to say, and for whom they are: another may be there by now.
+    Heartbeats(NodeId, Vec<Heartbeat>),
+    /// Those of them that the sender follows as they say, and for whom the answer is.
+    HeartbeatAnswers(NodeId, Vec<Heartbeat>),
 }
 
 /// A heartbeat of one group, or its answer: `MsgHeartbeat` or `MsgHeartbeatResponse` without a context, in a few bytes.
@@ -96,8 +96,8 @@ impl Item {
             Self::Refuse { .. } => 2,
             Self::Word(_) => 3,
             Self::Beat { .. } => 4,
-            Self::Heartbeats(_) => 5,
-            Self::HeartbeatAnswers(_) => 6,
+            Self::Heartbeats(..) => 5,
+            Self::HeartbeatAnswers(..) => 6,
         }
     }
 
@@ -107,7 +107,9 @@ impl Item {
             Self::Propose { data, .. } => 16 + data.len(),
             Self::Refuse { .. } => 9,
             Self::Beat { .. } => 1,
-            Self::Heartbeats(all) | Self::HeartbeatAnswers(all) => all.iter().map(Heartbeat::length).sum(),
+            Self::Heartbeats(to, all) | Self::HeartbeatAnswers(to, all) => {
+                encoded_len_varint(to.0) + all.iter().map(Heartbeat::length).sum::<usize>()
+            }
         }
     }
 
@@ -128,7 +130,8 @@ impl Item {
                 });
             }
             Self::Beat { may_lead } => out.put_u8(u8::from(*may_lead)),
-            Self::Heartbeats(all) | Self::HeartbeatAnswers(all) => {
+            Self::Heartbeats(to, all) | Self::HeartbeatAnswers(to, all) => {
+                encode_varint(to.0, out);
                 for number in all.iter().flat_map(Heartbeat::numbers) {
                     encode_varint(number, out);
                 }
@@ -146,24 +149,26 @@ impl Heartbeat {
         self.numbers().into_iter().map(encoded_len_varint).sum()
     }
 
-    fn decode_all(mut body: Bytes) -> Result<Vec<Self>, Malformed> {
+    /// For whom they are, and at least one.
+    fn decode_all(mut body: Bytes) -> Result<(NodeId, Vec<Self>), Malformed> {
+        let to = NodeId(shortest_varint(&mut body)?);
         let mut all = Vec::with_capacity(body.len() / HEARTBEAT_BYTES_USUAL);
-        let mut number = || {
-            let before = body.len();
-            let number = decode_varint(&mut body).map_err(|_| Malformed)?;
-            let shortest = before - body.len() == encoded_len_varint(number);
-            shortest.then_some(number).ok_or(Malformed).map(|number| (number, body.has_remaining()))
-        };
-        let mut more = true;
-        while more {
-            let group = GroupId(u32::try_from(number()?.0).map_err(|_| Malformed)?);
-            let term = Term(number()?.0);
-            let (commit, rest) = number()?;
-            all.push(Self { group, term, commit: Index(commit) });
-            more = rest;
+        loop {
+            let group = GroupId(u32::try_from(shortest_varint(&mut body)?).map_err(|_| Malformed)?);
+            let (term, commit) = (Term(shortest_varint(&mut body)?), Index(shortest_varint(&mut body)?));
+            all.push(Self { group, term, commit });
+            if !body.has_remaining() {
+                return Ok((to, all));
+            }
         }
-        Ok(all)
     }
+}
+
+/// A frame has one form, so a number has one as well.
+fn shortest_varint(body: &mut Bytes) -> Result<u64, Malformed> {
+    let before = body.len();
+    let number = decode_varint(body).map_err(|_| Malformed)?;
+    (before - body.len() == encoded_len_varint(number)).then_some(number).ok_or(Malformed)
 }
 
 /// Reads a frame.
@@ -203,8 +208,8 @@ fn decode_item(kind: u8, mut body: Bytes) -> Result<Item, Malformed> {
         },
         3 => Item::Word(body),
         4 if body.len() == 1 && body[0] <= 1 => Item::Beat { may_lead: body[0] == 1 },
-        5 => Item::Heartbeats(Heartbeat::decode_all(body)?),
-        6 => Item::HeartbeatAnswers(Heartbeat::decode_all(body)?),
+        5 => Heartbeat::decode_all(body).map(|(to, all)| Item::Heartbeats(to, all))?,
+        6 => Heartbeat::decode_all(body).map(|(to, all)| Item::HeartbeatAnswers(to, all))?,
         _ => return Err(Malformed),
     })
 }
@@ -238,8 +243,8 @@ mod tests {
             (GroupId(7), Item::Refuse { token: 9, reason: Rejection::Overloaded }),
             (GroupId(1), Item::Word(Bytes::new())),
             (GroupId(0), Item::Beat { may_lead: true }),
-            (GroupId(0), Item::Heartbeats(heartbeats())),
-            (GroupId(0), Item::HeartbeatAnswers(heartbeats())),
+            (GroupId(0), Item::Heartbeats(NodeId(3), heartbeats())),
+            (GroupId(0), Item::HeartbeatAnswers(NodeId(300), heartbeats())),
         ]
     }
 
@@ -276,10 +281,10 @@ mod tests {
 
     #[test]
     fn heartbeats_have_one_form_and_the_most_of_them_fit_a_frame() {
-        for bad in [&[][..], &[1, 2], &[0x80, 0, 1, 2], &[0xff, 0xff, 0xff, 0xff, 0x10, 1, 2]] {
+        for bad in [&[][..], &[7], &[7, 1, 2], &[7, 0x80, 0, 1, 2], &[7, 0xff, 0xff, 0xff, 0xff, 0x10, 1, 2]] {
             assert_eq!(Heartbeat::decode_all(Bytes::copy_from_slice(bad)), Err(Malformed), "{bad:?}");
         }
-        let most = Item::Heartbeats(vec![heartbeats()[1]; HEARTBEATS_PER_ITEM_MAX]);
+        let most = Item::Heartbeats(NodeId(u64::MAX), vec![heartbeats()[1]; HEARTBEATS_PER_ITEM_MAX]);
         let made = frames(&[(GroupId(0), most.clone())]);
         assert_eq!(decode(&made[0]), Ok(vec![(GroupId(0), most)]));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost011::Message;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Snapshot};
 
 use crate::types::NodeId;
 
@@ -96,4 +96,15 @@ pub(super) fn decode_meta(bytes: &[u8]) -> Result<(ConfState, u64), prost011::De
     let (time, state) =
         bytes.split_first_chunk::<8>().ok_or_else(|| prost011::DecodeError::new("snapshot meta is too short"))?;
     Ok((ConfState::decode(state)?, u64::from_be_bytes(*time)))
+}
+
+/// Whether that is what is stored with the snapshot of a message: the same members, at the same log time.
+pub(super) fn is_meta_of(bytes: &[u8], snapshot: &Snapshot) -> bool {
+    let told = (snapshot.get_metadata().get_conf_state(), snapshot_time(snapshot));
+    decode_meta(bytes).is_ok_and(|(state, time)| (&state, time) == told)
+}
+
+/// The log time that the message with a snapshot carries.
+pub(super) fn snapshot_time(snapshot: &Snapshot) -> u64 {
+    snapshot.data.first_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time))
 }

@@ -190,8 +190,12 @@ impl Driver {
                 }
                 Item::Word(bytes) => self.actions.push(Action::Word { from, group, bytes }),
                 Item::Beat { may_lead } => beat = Some(may_lead),
-                Item::Heartbeats(heartbeats) => self.take_heartbeats(from, heartbeats, ticks),
-                Item::HeartbeatAnswers(answers) => self.take_heartbeat_answers(from, &answers, ticks),
+                // What is meant for another: an id that was here before this one.
+                Item::Heartbeats(to, _) | Item::HeartbeatAnswers(to, _) if to != self.config.id => {
+                    self.counters.messages_dropped += 1;
+                }
+                Item::Heartbeats(_, heartbeats) => self.take_heartbeats(from, heartbeats, ticks),
+                Item::HeartbeatAnswers(_, answers) => self.take_heartbeat_answers(from, &answers, ticks),
             }
         }
         self.peers.heard(from, beat);
@@ -221,14 +225,17 @@ impl Driver {
         }
     }
 
-    /// A snapshot came in whole and was found to be the state at this index and term; `message` is the Raft message that announced it.
-    /// `true`: it is taken. It is then named in `Persist::installs`, and after that in `Restore`. `false`: it is not wanted.
+    /// A snapshot came in whole and was found to be the state at this index and term; `meta` is what its file has beside
+    /// the state, and `message` the Raft message that announced it: both say the same, or what a restart would read were
+    /// not what was taken. `true`: it is taken. It is then named in `Persist::installs`, and after that in `Restore`.
+    /// `false`: it is not wanted.
     pub fn handle_snapshot(
         &mut self,
         from: NodeId,
         group: GroupId,
         message: &[u8],
         (index, term): (Index, Term),
+        meta: &[u8],
     ) -> bool {
         let ticks = self.ticks();
         let Some(found) = self.groups.get_mut(group.0 as usize) else {
@@ -244,6 +251,7 @@ impl Driver {
             && message.msg_type() == MessageType::MsgSnapshot
             && message.get_snapshot().get_metadata().index == index.0
             && message.get_snapshot().get_metadata().term == term.0
+            && members::is_meta_of(meta, message.get_snapshot())
         {
             self.dirty.insert(group.0 as usize);
             return found.step_snapshot(message, ticks, &mut self.counters);
@@ -265,6 +273,15 @@ impl Driver {
     pub fn handle_snapshot_sent(&mut self, group: GroupId, to: NodeId, arrived: bool) {
         if let Some(found) = self.groups.get_mut(group.0 as usize) {
             found.snapshot_sent(to, arrived);
+            self.dirty.insert(group.0 as usize);
+        }
+    }
+
+    /// The stored file of a snapshot that was to be sent is damaged or gone. Another is asked for, by `Action::Snapshot`;
+    /// how the sending ended is told as ever.
+    pub fn handle_snapshot_unreadable(&mut self, group: GroupId, (index, term): (Index, Term)) {
+        if let Some(found) = self.groups.get_mut(group.0 as usize) {
+            found.snapshot_unreadable(index.0, term.0);
             self.dirty.insert(group.0 as usize);
         }
     }
@@ -512,7 +529,7 @@ impl Driver {
             rests
         });
         if !heartbeats.is_empty() {
-            self.outbox.add(from, GroupId(0), Item::HeartbeatAnswers(heartbeats));
+            self.outbox.add(from, GroupId(0), Item::HeartbeatAnswers(from, heartbeats));
         }
     }
 

@@ -161,7 +161,7 @@ impl Driver {
         }
         for (peer, heartbeats) in resting {
             for some in heartbeats.chunks(HEARTBEATS_PER_ITEM_MAX) {
-                self.outbox.add(peer, GroupId(0), Item::Heartbeats(some.to_vec()));
+                self.outbox.add(peer, GroupId(0), Item::Heartbeats(peer, some.to_vec()));
             }
         }
     }

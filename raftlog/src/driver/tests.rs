@@ -4,6 +4,7 @@ mod alone;
 mod hostile;
 mod leaving;
 mod liveness;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ struct Fleet {
     words: Vec<(NodeId, NodeId, Bytes)>,
     restored: BTreeSet<NodeId>,
     /// Snapshot files: those stored, and those that came in for whom.
-    files: BTreeMap<(NodeId, Index, Term), String>,
+    files: BTreeMap<(NodeId, Index, Term), (String, Bytes)>,
     received: BTreeMap<(NodeId, Index), String>,
     /// All that was stored of each log.
     stored: BTreeMap<(NodeId, Index), (Term, Bytes)>,
@@ -142,8 +143,8 @@ impl Fleet {
                 let applied = self.drivers[&id].status(group).unwrap().applied;
                 self.driver(id).snapshot(group, applied, state);
             }
-            Action::StoreSnapshot { group, index, term, state, .. } => {
-                self.files.insert((id, index, term), text_of(state.as_ref()));
+            Action::StoreSnapshot { group, index, term, meta, state } => {
+                self.files.insert((id, index, term), (text_of(state.as_ref()), meta));
                 self.driver(id).handle_snapshot_stored(group, index, true);
             }
             Action::ReadLog { group, from, to, max_bytes } => {
@@ -177,9 +178,13 @@ impl Fleet {
             }
             Action::SendSnapshot { to, group, index, term, message } => {
                 let arrives = reaches(&to);
-                let text = self.files[&(id, index, term)].clone();
+                let Some((text, meta)) = self.files.get(&(id, index, term)).cloned() else {
+                    self.driver(id).handle_snapshot_unreadable(group, (index, term));
+                    self.driver(id).handle_snapshot_sent(group, to, false);
+                    return;
+                };
                 if let Some(driver) = self.drivers.get_mut(&to).filter(|_| arrives)
-                    && driver.handle_snapshot(id, group, &message, (index, term))
+                    && driver.handle_snapshot(id, group, &message, (index, term), &meta)
                 {
                     self.received.insert((to, index), text);
                 }
@@ -440,61 +445,21 @@ fn a_follower_that_was_away_is_given_a_snapshot_though_the_first_is_lost() {
     assert_eq!(fleet.applied[&late], fleet.applied[&leader]);
 }
 
-/// A snapshot message of the leader to a peer that has nothing yet.
-fn snapshot(fleet: &Fleet, leader: NodeId, to: NodeId, index: u64) -> Bytes {
-    let status = fleet.drivers[&leader].status(GROUP).unwrap();
-    let mut message = raw(leader, to, MessageType::MsgSnapshot);
-    message.term = status.term.0;
-    let mut snapshot = raft::eraftpb::Snapshot::default();
-    snapshot.mut_metadata().index = index;
-    snapshot.mut_metadata().term = status.term.0;
-    snapshot.mut_metadata().mut_conf_state().voters = status.members.voters.iter().map(|id| id.0).collect();
-    snapshot.data = 5u64.to_be_bytes().to_vec();
-    message.set_snapshot(snapshot);
-    prost011::Message::encode_to_vec(&message).into()
-}
-
-#[test]
-fn of_two_snapshots_the_one_that_is_taken_is_installed_with_its_own_state() {
-    let mut fleet = Fleet::new(&[1, 2, 3]);
-    let leader = fleet.elect();
-    let late = fleet.others(leader)[0];
-    // Whichever comes first, of 55, 50 and 55 again, and a newer one: the core takes what is ahead of what it has.
-    for (indexes, installed) in [([55, 50, 55], 55), ([56, 57, 56], 57), ([58, 58, 57], 58)] {
-        let mut taken = Vec::new();
-        for index in indexes {
-            let message = snapshot(&fleet, leader, late, index);
-            let term = fleet.drivers[&leader].status(GROUP).unwrap().term;
-            if fleet.driver(late).handle_snapshot(leader, GROUP, &message, (Index(index), term)) {
-                taken.push(index);
-            }
-        }
-        assert_eq!(taken.last(), Some(&installed), "of {indexes:?}");
-        let mut stored = Vec::new();
-        for action in fleet.driver(late).poll() {
-            if let Action::Persist { round, installs, .. } = action {
-                stored.extend(installs.into_iter().map(|install| install.index));
-                fleet.driver(late).handle_persisted(round);
-            }
-        }
-        assert_eq!(stored, [Index(installed)], "of {indexes:?}");
-        let restored = fleet.driver(late).poll().into_iter().find_map(|action| match action {
-            Action::Restore { index, .. } => Some(index),
-            _ => None,
-        });
-        assert_eq!(restored, Some(Index(installed)), "of {indexes:?}");
-    }
-}
-
 #[test]
 fn a_state_of_another_index_is_not_installed_and_not_stored() {
     let mut fleet = Fleet::new(&[1, 2, 3]);
     let leader = fleet.elect();
     let late = fleet.others(leader)[0];
-    let message = snapshot(&fleet, leader, late, 55);
+    let message = snapshots::message(&fleet, leader, late, 55);
     let before = fleet.drivers[&late].counters().frames_malformed;
     let term = fleet.drivers[&leader].status(GROUP).unwrap().term;
-    assert!(!fleet.driver(late).handle_snapshot(leader, GROUP, &message, (Index(54), term)));
+    assert!(!fleet.driver(late).handle_snapshot(
+        leader,
+        GROUP,
+        &message,
+        (Index(54), term),
+        &snapshots::meta_of(&message)
+    ));
     assert_eq!(fleet.drivers[&late].counters().frames_malformed, before + 1);
     assert!(!fleet.driver(late).poll().iter().any(|action| matches!(action, Action::Persist { .. })));
     // The owner's own state: then this replica is beyond repair, and says and stores nothing more.
@@ -569,7 +534,7 @@ fn a_snapshot_that_waits_for_the_disk_leaves_with_its_own_state() {
     assert_eq!((metadata.index, metadata.term), (sent[0].1.0, sent[0].2.0));
     // The first of its own is at index 2, the empty entry of its election.
     let state: Vec<String> = (0..metadata.index - 2).map(|number| format!("entry-{number}")).collect();
-    assert_eq!(fleet.files[&(leader, sent[0].1, sent[0].2)], state.join(" "));
+    assert_eq!(fleet.files[&(leader, sent[0].1, sent[0].2)].0, state.join(" "));
 }
 
 #[test]
@@ -677,7 +642,7 @@ fn frames_that_make_no_sense_are_counted_and_change_nothing() {
         frame.add(group, &Item::Raft(bytes.clone()));
         fleet.driver(victim).handle_frame(from, &frame.finish()[0]);
     }
-    fleet.driver(victim).handle_snapshot(leader, GROUP, b"no message", (Index(5), Term(1)));
+    fleet.driver(victim).handle_snapshot(leader, GROUP, b"no message", (Index(5), Term(1)), b"");
     let counters = fleet.drivers[&victim].counters();
     assert!(counters.frames_malformed >= 1900, "{counters:?}");
     assert_eq!(counters.messages_dropped, 1);

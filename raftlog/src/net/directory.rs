@@ -1,6 +1,6 @@
 //! The peers of this instance, by name and by id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -86,6 +86,8 @@ struct Tables {
     by_label: HashMap<Arc<str>, Arc<Peer>>,
     /// The peers that have answered once.
     by_id: AHashMap<NodeId, Arc<Peer>>,
+    /// How often peers left.
+    changes: u64,
 }
 
 /// What [`Directory::replace`] did.
@@ -93,8 +95,8 @@ struct Tables {
 pub(super) struct Changes {
     /// New peers, which need a dialler.
     pub(super) added: Vec<Arc<Peer>>,
-    /// The ids of those who are no peers any more, as far as known.
-    pub(super) removed: Vec<NodeId>,
+    /// The labels of those who are no peers any more, or are at another address now.
+    pub(super) removed: HashSet<Arc<str>>,
 }
 
 impl Directory {
@@ -110,6 +112,7 @@ impl Directory {
                 Some(peer) if peer.address == address => peer,
                 replaced => {
                     if let Some(peer) = replaced {
+                        changes.removed.insert(label.clone());
                         tables.forget(&peer);
                     }
                     let peer = Arc::new(Peer::new(address));
@@ -119,10 +122,11 @@ impl Directory {
             };
             tables.by_label.insert(label, peer);
         }
-        for peer in old.values() {
-            changes.removed.extend(peer.id());
-            tables.forget(peer);
+        for (label, peer) in old {
+            tables.forget(&peer);
+            changes.removed.insert(label);
         }
+        tables.changes += u64::from(!changes.removed.is_empty());
         changes
     }
 
@@ -136,6 +140,11 @@ impl Directory {
             tables.by_id.insert(id, peer.clone());
         }
         before != 0
+    }
+
+    /// A number that is another one once peers have left.
+    pub(super) fn changes(&self) -> u64 {
+        self.read().changes
     }
 
     pub(super) fn by_id(&self, id: NodeId) -> Option<Arc<Peer>> {

@@ -16,9 +16,19 @@ pub(super) struct Inbound {
 
 #[derive(Debug, Default)]
 struct Links {
-    /// Dropping the sender closes the link. The number tells a link from the one that replaced it.
-    by_sender: HashMap<NodeId, (u64, oneshot::Sender<()>)>,
+    by_sender: HashMap<NodeId, Entry>,
     opened: u64,
+}
+
+/// A link that is open.
+#[derive(Debug)]
+struct Entry {
+    /// Tells it from the one that replaced it.
+    number: u64,
+    /// The name under which the sender came in.
+    label: Arc<str>,
+    /// Dropped, it closes the link.
+    _keeper: oneshot::Sender<()>,
 }
 
 /// A link's side of its entry.
@@ -37,8 +47,8 @@ pub(super) struct SnapshotTurn {
 }
 
 impl Inbound {
-    /// Enters a link of `from`; nothing when there are `max` others.
-    pub(super) fn open(&self, from: NodeId, max: usize) -> Option<Ticket> {
+    /// Enters a link of `from`, which is called `label`; nothing when there are `max` others.
+    pub(super) fn open(&self, from: NodeId, label: Arc<str>, max: usize) -> Option<Ticket> {
         let mut links = self.links();
         if links.by_sender.len() >= max && !links.by_sender.contains_key(&from) {
             return None;
@@ -46,21 +56,21 @@ impl Inbound {
         links.opened += 1;
         let number = links.opened;
         let (keeper, closed) = oneshot::channel();
-        links.by_sender.insert(from, (number, keeper));
+        links.by_sender.insert(from, Entry { number, label, _keeper: keeper });
         Some(Ticket { number, closed })
     }
 
     /// The link is over; its entry goes unless another link has taken its place.
     pub(super) fn ended(&self, from: NodeId, ticket: &Ticket) {
         let mut links = self.links();
-        if links.by_sender.get(&from).is_some_and(|(number, _)| *number == ticket.number) {
+        if links.by_sender.get(&from).is_some_and(|entry| entry.number == ticket.number) {
             links.by_sender.remove(&from);
         }
     }
 
-    /// Closes the link of `from`, if there is one.
-    pub(super) fn close(&self, from: NodeId) {
-        self.links().by_sender.remove(&from);
+    /// Closes the links of all who came in under one of these labels, whatever their ids.
+    pub(super) fn close(&self, labels: &HashSet<Arc<str>>) {
+        self.links().by_sender.retain(|_, entry| !labels.contains(&entry.label));
     }
 
     /// Closes all links.
@@ -94,14 +104,14 @@ mod tests {
     #[test]
     fn a_new_link_replaces_the_senders_old_one() {
         let inbound = Inbound::default();
-        let mut old = inbound.open(NodeId(1), 1).unwrap();
-        assert!(inbound.open(NodeId(2), 1).is_none());
-        let mut new = inbound.open(NodeId(1), 1).unwrap();
+        let mut old = inbound.open(NodeId(1), "a".into(), 1).unwrap();
+        assert!(inbound.open(NodeId(2), "b".into(), 1).is_none());
+        let mut new = inbound.open(NodeId(1), "a".into(), 1).unwrap();
         assert_eq!(old.closed.try_recv(), Err(TryRecvError::Closed));
         inbound.ended(NodeId(1), &old);
         assert_eq!(new.closed.try_recv(), Err(TryRecvError::Empty));
         inbound.ended(NodeId(1), &new);
-        assert!(inbound.open(NodeId(2), 1).is_some());
+        assert!(inbound.open(NodeId(2), "b".into(), 1).is_some());
     }
 
     #[test]

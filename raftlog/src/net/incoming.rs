@@ -27,6 +27,8 @@ use super::tls::{Tls, handshake_trouble};
 pub struct Incoming {
     listener: Listener,
     room: Arc<Semaphore>,
+    /// The part of it that connections without a certificate may have, where there are others.
+    strangers_room: Arc<Semaphore>,
     preface_timeout: Duration,
     counters: Arc<Counters>,
     tls: Option<Arc<Tls>>,
@@ -39,7 +41,8 @@ pub struct Incoming {
 
 impl Incoming {
     /// Lets at most `connections_max` be open at a time, and closes those that have not sent HTTP/2's first 24 bytes, or
-    /// not ended their handshake, within `preface_timeout`.
+    /// not ended their handshake, within `preface_timeout`. With TLS a quarter of the places is kept for handshakes and
+    /// for who has shown a certificate, so that clients without one cannot keep peers out.
     pub(super) fn new(
         listener: Listener,
         connections_max: usize,
@@ -47,9 +50,11 @@ impl Incoming {
         counters: Arc<Counters>,
         tls: Option<Arc<Tls>>,
     ) -> Incoming {
+        let connections_max = connections_max.min(Semaphore::MAX_PERMITS);
         Incoming {
             listener,
-            room: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(connections_max)),
+            strangers_room: Arc::new(Semaphore::new(connections_max - connections_max / 4)),
             preface_timeout,
             counters,
             tls,
@@ -70,11 +75,13 @@ impl Incoming {
             counters: self.counters.clone(),
             strangers: self.strangers.clone(),
             place,
+            strangers_place: None,
         };
         let Some(tls) = &self.tls else {
             return Some(guard.stream(wire, Caller { remote, proof: Proof::Plaintext }));
         };
-        self.handshakes.spawn(shake_hands(tls.clone(), guard, wire, remote));
+        let strangers_room = self.strangers_room.clone();
+        self.handshakes.spawn(shake_hands(tls.clone(), guard, wire, remote, strangers_room));
         None
     }
 
@@ -151,18 +158,26 @@ struct Guard {
     counters: Arc<Counters>,
     strangers: Arc<Strangers>,
     place: OwnedSemaphorePermit,
+    strangers_place: Option<OwnedSemaphorePermit>,
 }
 
 impl Guard {
     fn stream(self, wire: Wire, caller: Caller) -> GuardedStream {
-        let Guard { patience, counters, strangers, place } = self;
+        let Guard { patience, counters, strangers, place, strangers_place } = self;
         let silence = Silence { bytes_left: PREFACE_BYTES, deadline: Box::pin(tokio::time::sleep(patience)) };
-        GuardedStream { wire, caller, silence: Some(silence), counters, strangers, _place: place }
+        let silence = Some(silence);
+        GuardedStream { wire, caller, silence, counters, strangers, _place: place, _strangers_place: strangers_place }
     }
 }
 
 /// Ends a handshake, well or with a word to whoever reads the log.
-async fn shake_hands(tls: Arc<Tls>, guard: Guard, wire: Wire, remote: SocketAddr) -> Option<GuardedStream> {
+async fn shake_hands(
+    tls: Arc<Tls>,
+    mut guard: Guard,
+    wire: Wire,
+    remote: SocketAddr,
+    strangers_room: Arc<Semaphore>,
+) -> Option<GuardedStream> {
     let accepting = TlsAcceptor::from(tls.server()).accept(wire).into_fallible();
     let (error, wire) = match timeout(guard.patience, accepting).await {
         Ok(Ok(stream)) => {
@@ -172,6 +187,13 @@ async fn shake_hands(tls: Arc<Tls>, guard: Guard, wire: Wire, remote: SocketAddr
             };
             match proof {
                 Ok(proof) => {
+                    if proof == Proof::None {
+                        let Ok(place) = strangers_room.try_acquire_owned() else {
+                            one(&guard.counters.connections_shed);
+                            return None;
+                        };
+                        guard.strangers_place = Some(place);
+                    }
                     guard.strangers.forget(remote.ip());
                     return Some(guard.stream(Box::new(stream), Caller { remote, proof }));
                 }
@@ -240,6 +262,7 @@ pub struct GuardedStream {
     counters: Arc<Counters>,
     strangers: Arc<Strangers>,
     _place: OwnedSemaphorePermit,
+    _strangers_place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]

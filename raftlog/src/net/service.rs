@@ -54,14 +54,14 @@ impl LinkService {
     }
 
     /// The gate's answer to a hello.
-    fn admit(&self, hello: Option<Hello>, caller: &Caller) -> Result<Result<(NodeId, Bytes), Refused>, Status> {
+    fn admit(&self, hello: Option<&Hello>, caller: &Caller) -> Result<Result<Admitted, Refused>, Status> {
         let counters = &self.shared.counters;
         let Some(hello) = hello else {
             one(&counters.inbound_hellos_missing);
             return Err(Status::invalid_argument("the first message has no hello"));
         };
         let answer = if hello.version == LINK_VERSION {
-            self.identify(&hello.payload, caller).and_then(|()| self.shared.gate.admit(&hello.payload, caller.remote))
+            self.judge(&hello.payload, caller)
         } else {
             let text = format!(
                 "version {} of the protocol between peers is not spoken here, only {LINK_VERSION}",
@@ -76,22 +76,38 @@ impl LinkService {
         Ok(answer)
     }
 
-    /// Whether a hello comes from the instance that the certificate names.
-    fn identify(&self, hello: &[u8], caller: &Caller) -> Result<(), Refused> {
-        let proven = match &caller.proof {
-            Proof::Plaintext => return Ok(()),
-            Proof::None => {
-                return Err(Refused::new(Refused::IDENTITY, "peers have to show a certificate of this fleet"));
-            }
-            Proof::Instance(label) => label,
-        };
-        let label = self.shared.gate.label_of(hello)?;
-        if label == **proven {
+    /// Says no to who shows no certificate where peers have to, before a word of it is waited for: a client of the API
+    /// could else take the places of all peers.
+    fn check_proof(&self, caller: &Caller) -> Result<(), Refused> {
+        if caller.is_trusted() {
             return Ok(());
         }
-        let text = format!("the hello says it is instance {label}, and the certificate is that of {proven}");
-        Err(Refused::new(Refused::IDENTITY, text))
+        one(&self.shared.counters.inbound_hellos_refused);
+        Err(Refused::new(Refused::IDENTITY, "peers have to show a certificate of this fleet"))
     }
+
+    /// Who says that hello, if it comes from the instance that the certificate names and the gate lets it in.
+    fn judge(&self, hello: &[u8], caller: &Caller) -> Result<Admitted, Refused> {
+        let gate = &self.shared.gate;
+        let label = gate.label_of(hello)?;
+        // Whoever has no proof does not get so far.
+        if let Proof::Instance(proven) = &caller.proof
+            && label != **proven
+        {
+            let text = format!("the hello says it is instance {label}, and the certificate is that of {proven}");
+            return Err(Refused::new(Refused::IDENTITY, text));
+        }
+        let (from, payload) = gate.admit(hello, caller.remote)?;
+        Ok(Admitted { from, label: label.into(), payload })
+    }
+}
+
+/// Someone whom the gate let in.
+struct Admitted {
+    from: NodeId,
+    label: Arc<str>,
+    /// What to answer.
+    payload: Bytes,
 }
 
 #[tonic::async_trait]
@@ -102,12 +118,26 @@ impl Link for LinkService {
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
         let caller = caller(&request)?;
         let mut requests = request.into_inner();
-        let first = self.first(&mut requests).await?;
         let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
-        match self.admit(first.hello, &caller)? {
-            Ok((from, payload)) => {
+        // Known before anybody is let in: peers may leave meanwhile.
+        let changes = self.shared.directory.changes();
+        let (hello, answer) = match self.check_proof(&caller) {
+            Ok(()) => {
+                let hello = self.first(&mut requests).await?.hello;
+                let answer = self.admit(hello.as_ref(), &caller)?;
+                (hello, answer)
+            }
+            Err(refused) => (None, Err(refused)),
+        };
+        match answer {
+            Ok(Admitted { from, label, payload }) => {
                 say_hello(&replies, HelloReply { accepted: true, payload, ..HelloReply::default() })?;
-                self.open(from, requests, replies)?;
+                let still_welcome = || {
+                    let left = self.shared.directory.changes() != changes;
+                    let again = hello.filter(|_| left).map(|hello| self.judge(&hello.payload, &caller));
+                    again.is_none_or(|again| again.is_ok())
+                };
+                self.open((from, label), requests, replies, still_welcome)?;
             }
             Err(Refused { code, text }) => {
                 say_hello(&replies, HelloReply { code, text: shortened(&text), ..HelloReply::default() })?;
@@ -122,10 +152,15 @@ impl Link for LinkService {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let caller = caller(&request)?;
         let mut parts = request.into_inner();
+        if let Err(refused) = self.check_proof(&caller) {
+            let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
+            receive::refuse(&self.shared, &replies, refused).await;
+            return Ok(Response::new(ReceiverStream::new(stream)));
+        }
         let header = self.first(&mut parts).await?.header.ok_or_else(|| Status::invalid_argument("no header"))?;
         let (replies, stream) = mpsc::channel(REPLIES_WAITING_MAX);
-        match self.admit(header.hello.clone(), &caller)? {
-            Ok((from, _)) => receive::start(&self.shared, from, header, parts, replies)?,
+        match self.admit(header.hello.as_ref(), &caller)? {
+            Ok(Admitted { from, .. }) => receive::start(&self.shared, from, header, parts, replies)?,
             Err(refused) => receive::refuse(&self.shared, &replies, refused).await,
         }
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -189,15 +224,16 @@ impl IncomingLink {
 }
 
 impl LinkService {
-    /// Takes what comes from `from` until the link ends.
+    /// Takes what comes from `from` until the link ends. Whether it may still come in is asked once its link can be closed.
     fn open(
         &self,
-        from: NodeId,
+        (from, label): (NodeId, Arc<str>),
         requests: Streaming<LinkRequest>,
         replies: mpsc::Sender<Result<LinkReply, Status>>,
+        still_welcome: impl FnOnce() -> bool,
     ) -> Result<(), Status> {
         let alive = self.shared.tasks.enter();
-        let Some(ticket) = self.shared.inbound.open(from, self.shared.options.inbound_links_max) else {
+        let Some(ticket) = self.shared.inbound.open(from, label, self.shared.options.inbound_links_max) else {
             one(&self.shared.counters.inbound_shed);
             return Err(Status::resource_exhausted("too many links"));
         };
@@ -205,6 +241,12 @@ impl LinkService {
         if self.shared.is_closed() {
             self.shared.inbound.ended(from, &ticket);
             return Err(closing());
+        }
+        // As for those whom a change of the peers finds.
+        if !still_welcome() {
+            self.shared.inbound.ended(from, &ticket);
+            one(&self.shared.counters.inbound_hellos_refused);
+            return Err(Status::aborted("it is no peer any more"));
         }
         one(&self.shared.counters.inbound_links_opened);
         let incoming = IncomingLink { shared: self.shared.clone(), from, requests, replies };

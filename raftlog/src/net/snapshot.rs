@@ -49,6 +49,9 @@ pub enum SnapshotSendError {
     /// The peer has no room for it now, or never will.
     #[error("the peer has no room: {0}")]
     NoRoom(String),
+    /// The peer is at work on what it was sent before, or on what others send.
+    #[error("the peer is busy with other snapshots: {0}")]
+    PeerBusy(String),
     /// It stood still for too long.
     #[error("it stood still for too long")]
     StoodStill,
@@ -101,6 +104,7 @@ async fn send_to(
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut sending = Sending { shared, peer, meta, source, transfer: chance(), best: 0 };
     let mut tries = 0;
+    let mut busy_since = None;
     loop {
         let before = sending.best;
         let error = match sending.attempt().await {
@@ -112,7 +116,16 @@ async fn send_to(
             tries = 0;
             backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         }
-        tries += 1;
+        // A peer that lost the connection while it reads the file takes no other until it has: that is no failure.
+        match &error {
+            SnapshotSendError::PeerBusy(_)
+                if busy_since.get_or_insert_with(Instant::now).elapsed() < options.snapshot_install_timeout => {}
+            SnapshotSendError::PeerBusy(_) => tries += 1,
+            _ => {
+                busy_since = None;
+                tries += 1;
+            }
+        }
         if tries >= options.snapshot_tries_max {
             return Err(error);
         }
@@ -124,8 +137,8 @@ async fn send_to(
 impl SnapshotSendError {
     /// Whether another connection may bring it further.
     fn is_passing(&self) -> bool {
-        use SnapshotSendError::{BrokenOff, Damaged, NoConnection, StoodStill};
-        matches!(self, NoConnection(_) | Damaged(_) | StoodStill | BrokenOff(_))
+        use SnapshotSendError::{BrokenOff, Damaged, NoConnection, PeerBusy, StoodStill};
+        matches!(self, NoConnection(_) | Damaged(_) | PeerBusy(_) | StoodStill | BrokenOff(_))
     }
 }
 
@@ -261,6 +274,7 @@ fn broken_off(status: Status) -> SnapshotSendError {
     let text = status.message().chars().take(REFUSAL_TEXT_CHARS_MAX).collect();
     match status.code() {
         Code::DataLoss => SnapshotSendError::Damaged(text),
+        Code::Aborted => SnapshotSendError::PeerBusy(text),
         Code::ResourceExhausted => SnapshotSendError::NoRoom(text),
         Code::DeadlineExceeded => SnapshotSendError::StoodStill,
         _ => SnapshotSendError::BrokenOff(text),

@@ -43,6 +43,9 @@ struct TestGate {
     id: NodeId,
     network: Subnet,
     refuse_hello: Mutex<Option<Refused>>,
+    /// How many hellos were judged, and what holds up the word on them.
+    judged: AtomicU64,
+    judging: Barrier,
     refuse_reply: Mutex<Option<Refused>>,
     refuse_snapshot: Mutex<Option<Refused>>,
     snapshots: SyncSender<(NodeId, Bytes, Bytes)>,
@@ -62,10 +65,10 @@ impl Gate for TestGate {
     fn admit(&self, hello: &[u8], remote: SocketAddr) -> Result<(NodeId, Bytes), Refused> {
         let from = u64::from_be_bytes(hello.try_into().map_err(|_| Refused::new(1, "not a hello"))?);
         assert_eq!(remote.ip(), self.network.ip(from), "peers come from their own address");
-        match &*self.refuse_hello.lock().unwrap() {
-            Some(refused) => Err(refused.clone()),
-            None => Ok((NodeId(from), self.hello_bytes())),
-        }
+        let refused = self.refuse_hello.lock().unwrap().clone();
+        self.judged.fetch_add(1, Ordering::Relaxed);
+        self.judging.pass();
+        refused.map_or_else(|| Ok((NodeId(from), self.hello_bytes())), Err)
     }
 
     fn label_of(&self, hello: &[u8]) -> Result<String, Refused> {
@@ -153,6 +156,8 @@ impl TestGate {
             id,
             network: Subnet::mine(),
             refuse_hello: Mutex::default(),
+            judged: AtomicU64::new(0),
+            judging: Barrier::default(),
             refuse_reply: Mutex::default(),
             refuse_snapshot: Mutex::default(),
             snapshots,

@@ -207,9 +207,7 @@ impl Transport {
 
     fn replace_peers(&self, peers: Vec<PeerAddress>) {
         let changes = self.shared.directory.replace(peers);
-        for id in changes.removed {
-            self.shared.inbound.close(id);
-        }
+        self.shared.inbound.close(&changes.removed);
         for peer in changes.added {
             let alive = self.shared.tasks.enter();
             let dialling = dialer::run(self.shared.clone(), peer);

@@ -144,7 +144,7 @@ impl Store {
 
     /// Stores a round: files that came in get their names, then the records are written, and synced if `sync`.
     pub fn persist(&mut self, files: Vec<Received>, records: &[Record], sync: bool) -> Result<(), WalError> {
-        for file in files {
+        for mut file in files {
             file.install()?;
         }
         self.append(records, sync)?;
@@ -154,7 +154,7 @@ impl Store {
 
     /// What a crash in the middle of `persist` leaves behind.
     pub fn write_only(&mut self, files: Vec<Received>, records: &[Record]) -> Result<(), WalError> {
-        for file in files {
+        for mut file in files {
             file.install()?;
         }
         self.append(records, false)
@@ -202,20 +202,21 @@ impl Store {
         Some(bytes.into())
     }
 
-    /// Takes up a snapshot that a peer sent: its file, and what it says.
+    /// Takes up a snapshot that a peer sent: its file, its meta part, and what it says.
     pub fn receive(
         &self,
         group: GroupId,
         index: Index,
         term: Term,
         bytes: &[u8],
-    ) -> Result<(Received, Table), WalError> {
+    ) -> Result<(Received, Bytes, Table), WalError> {
         let mut receiving = self.snapshots.receive(group, index, term)?;
         let (first, second) = bytes.split_at(bytes.len() / 3);
         receiving.append(first)?;
         receiving.append(second)?;
         let received = receiving.finish()?;
         let mut reader = received.reader()?;
+        let meta = Bytes::copy_from_slice(reader.meta());
         let table = Table::read_from(&mut reader);
         reader.finish()?;
         let unusable = |what: String| WalError::Unusable { file: "a received snapshot".to_owned(), what };
@@ -223,7 +224,7 @@ impl Store {
         if table.index != index.0 {
             return Err(unusable(format!("it is the state at {}, not at {index}", table.index)));
         }
-        Ok((received, table))
+        Ok((received, meta, table))
     }
 
     /// A group whose few live entries hold back the oldest segment.

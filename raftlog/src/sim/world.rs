@@ -555,8 +555,8 @@ impl World {
         let bytes = self.weather.spoil(&mut self.random, bytes);
         let received = process.store.receive(group, index, term, &bytes);
         let arrived = received.is_ok();
-        if let Ok((file, table)) = received
-            && process.driver.handle_snapshot(from, group, message, (index, term))
+        if let Ok((file, meta, table)) = received
+            && process.driver.handle_snapshot(from, group, message, (index, term), &meta)
         {
             // One that was to be installed and was not is void.
             process.files.retain(|arrived| {

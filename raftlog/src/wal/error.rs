@@ -15,6 +15,17 @@ pub enum WalError {
         /// The file that needed room.
         file: String,
     },
+    /// The system had no descriptor or no memory to open, make or list files. Nothing was changed; the same call may
+    /// succeed later.
+    #[error("{action} {file}: {source}; nothing was changed")]
+    Starved {
+        /// The file.
+        file: String,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A write or a sync failed, so nobody knows what is on the disk. Final: stop the process, start it again.
     #[error(
         "the log is unusable since {action} {file} failed ({reason}); restart the instance to recover what is durable"

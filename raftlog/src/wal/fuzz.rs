@@ -231,7 +231,7 @@ fn read_received(store: &SnapshotStore, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8
     for piece in bytes.chunks(50_000) {
         receiving.append(piece)?;
     }
-    let received = receiving.finish()?;
+    let mut received = receiving.finish()?;
     let content = read_to_end(received.reader()?)?;
     received.install()?;
     Ok(content)

@@ -31,7 +31,7 @@ use positions::{Position, Positions};
 use spares::Spare;
 use tail::{Failure, Head, Tail, fill_header};
 
-use crate::disk::{Disk, DiskFile, is_full};
+use crate::disk::{Disk, DiskFile, is_full, is_starved};
 use crate::types::{GroupId, Index, NodeId, Record};
 
 pub use error::{Damage, WalError};
@@ -73,7 +73,7 @@ impl Default for WalOptions {
 /// # Errors
 /// If its files cannot be listed.
 pub fn log_exists(disk: &dyn Disk) -> Result<bool, WalError> {
-    let names = disk.list().map_err(|source| io_error("listing", "the data directory", source))?;
+    let names = disk.list().map_err(|source| open_error("listing", "the data directory", source))?;
     Ok(names.iter().any(|name| format::segment_sequence(name).is_some()))
 }
 
@@ -153,7 +153,7 @@ impl Wal {
             None => {
                 let head = Head { sequence: 1, previous_end: 0, first_round: 1, logs: &logs };
                 let tail = Tail::create(disk.as_ref(), &options, &head, 0).map_err(|failure| match failure {
-                    Failure::Full(file) => WalError::NoSpace { file },
+                    Failure::Passing(error) => error,
                     Failure::Broken(file, action, source) => WalError::Io { file, action, source },
                 })?;
                 segments.push_back(Segment { sequence: 1, written: tail.end, length: tail.prefilled });
@@ -187,7 +187,7 @@ impl Wal {
             self.make_room_or_more((FRAME_HEADER_BYTES + body_bytes) as u64)?;
             let staged = self.encode(round)?;
             debug_assert_eq!(self.frame.len(), FRAME_HEADER_BYTES + body_bytes);
-            self.write_frame(round.len() as u32)?;
+            self.write_frame_or_more(round.len() as u32)?;
             self.logs.extend(staged);
             self.move_positions();
         }
@@ -223,8 +223,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Takes the oldest segments out of the log as far as no group has a live entry in them; says how many. At most
-    /// [`SPARE_SEGMENTS_MAX`] of them are kept to be used again.
+    /// Takes the oldest segments out of the log as far as no group has a live entry in them, and the disk has room for
+    /// that; says how many. At most [`SPARE_SEGMENTS_MAX`] of them are kept to be used again.
     pub fn release(&mut self) -> Result<usize, WalError> {
         self.check_usable()?;
         let oldest_live = self.logs.values().filter_map(|log| Some(log.oldest()?.0)).min();
@@ -237,7 +237,12 @@ impl Wal {
             self.reading = None;
             let has_use = spares::is_of_use(oldest.length, self.options.segment_bytes);
             let keep = has_use && self.spares.len() < SPARE_SEGMENTS_MAX;
-            let retired = spares::retire(self.disk.as_ref(), oldest.sequence, oldest.length, keep)?;
+            let retired = match spares::retire(self.disk.as_ref(), oldest.sequence, oldest.length, keep) {
+                Ok(retired) => retired,
+                // File systems that never overwrite in place need room for this too. It stays, and goes another time.
+                Err(WalError::NoSpace { .. }) => break,
+                Err(error) => return Err(error),
+            };
             self.segments.pop_front();
             // One by one: were two removals to survive in the other order, the log would have a hole.
             if let Err(error) = self.disk.sync_dir() {
@@ -284,15 +289,32 @@ impl Wal {
     /// The same as `make_room`; on a full disk at the price of the spares.
     fn make_room_or_more(&mut self, frame_bytes: u64) -> Result<(), WalError> {
         match self.make_room(frame_bytes) {
-            Err(WalError::NoSpace { .. }) if self.give_up_spares() => self.make_room(frame_bytes),
+            Err(WalError::NoSpace { .. }) if self.give_up_spares()? => self.make_room(frame_bytes),
             made => made,
         }
     }
 
+    /// The same as `write_frame`; on a full disk at the price of the spares.
+    fn write_frame_or_more(&mut self, records: u32) -> Result<(), WalError> {
+        match self.write_frame(records) {
+            Err(WalError::NoSpace { .. }) if self.give_up_spares()? => self.write_frame(records),
+            written => written,
+        }
+    }
+
     /// Removes the spares; whether any space came of it.
-    fn give_up_spares(&mut self) -> bool {
+    fn give_up_spares(&mut self) -> Result<bool, WalError> {
         let removed = self.spares.drain(..).filter(|spare| self.disk.remove(&spare.name).is_ok()).count();
-        removed > 0
+        if removed == 0 {
+            return Ok(false);
+        }
+        // File systems that never overwrite in place give the space back only now.
+        match self.disk.sync_dir() {
+            Ok(()) => Ok(true),
+            // A spare may come back at the next start: nothing rests on its end.
+            Err(error) if is_full(&error) => Ok(false),
+            Err(error) => Err(self.poisoned("the data directory".to_owned(), "syncing", &error)),
+        }
     }
 
     /// Makes sure that a frame of this length can be written at the tail's end without new space.
@@ -353,7 +375,7 @@ impl Wal {
                 self.next_round += 1;
                 Ok(())
             }
-            Err(Failure::Full(file)) => Err(WalError::NoSpace { file }),
+            Err(Failure::Passing(error)) => Err(error),
             Err(Failure::Broken(file, action, error)) => Err(self.poisoned(file, action, &error)),
         }
     }
@@ -473,6 +495,21 @@ fn check_round(round: &[Record]) -> Result<usize, WalError> {
 
 fn io_error(action: &'static str, file: &str, source: io::Error) -> WalError {
     WalError::Io { file: file.to_owned(), action, source }
+}
+
+fn write_error(action: &'static str, file: &str, source: io::Error) -> WalError {
+    match is_full(&source) {
+        true => WalError::NoSpace { file: file.to_owned() },
+        false => io_error(action, file, source),
+    }
+}
+
+/// Why files could not be opened, made or listed.
+fn open_error(action: &'static str, file: &str, source: io::Error) -> WalError {
+    match is_starved(&source) {
+        true => WalError::Starved { file: file.to_owned(), action, source },
+        false => io_error(action, file, source),
+    }
 }
 
 /// The longest segment file: the largest nominal size, a checkpoint of all groups, and a round that alone is longer.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::format::{ENTRY_HEAD_BYTES, Item, segment_name};
 use super::positions::Position;
-use super::{Wal, WalError, io_error};
+use super::{Wal, WalError, io_error, open_error};
 use crate::disk::DiskFile;
 use crate::types::{GroupId, Index, Term};
 
@@ -22,7 +22,8 @@ impl Wal {
     /// or it was never written. Rounds that were appended and not synced yet are read too.
     ///
     /// # Errors
-    /// `CorruptFile` where the disk returns something else than was written, `Io` where it returns nothing, `Poisoned`.
+    /// `CorruptFile` where the disk returns something else than was written, `Io` where it returns nothing, `Starved`,
+    /// `Poisoned`.
     pub fn read(
         &mut self,
         group: GroupId,
@@ -109,7 +110,7 @@ impl Wal {
             Some((_, file)) => file,
             None => {
                 let name = segment_name(sequence);
-                self.disk.open(&name).map_err(|source| io_error("opening", &name, source))?
+                self.disk.open(&name).map_err(|source| open_error("opening", &name, source))?
             }
         };
         Ok(self.reading.insert((sequence, file)).1.as_ref())

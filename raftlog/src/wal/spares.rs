@@ -2,7 +2,7 @@
 
 use super::error::WalError;
 use super::format::segment_name;
-use super::io_error;
+use super::{io_error, write_error};
 use crate::disk::Disk;
 
 /// How many released segments are kept.
@@ -38,10 +38,10 @@ pub(super) fn adopt(disk: &dyn Disk, bytes_max: u64) -> Result<Vec<Spare>, WalEr
 pub(super) fn retire(disk: &dyn Disk, sequence: u64, length: u64, keep: bool) -> Result<Option<Spare>, WalError> {
     let name = segment_name(sequence);
     if !keep {
-        return disk.remove(&name).map(|()| None).map_err(|source| io_error("removing", &name, source));
+        return disk.remove(&name).map(|()| None).map_err(|source| write_error("removing", &name, source));
     }
     let spare = Spare { name: format!("{PREFIX}{sequence:016x}{SUFFIX}"), length };
-    disk.rename(&name, &spare.name).map_err(|source| io_error("renaming", &name, source))?;
+    disk.rename(&name, &spare.name).map_err(|source| write_error("renaming", &name, source))?;
     Ok(Some(spare))
 }
 

@@ -8,7 +8,7 @@ use super::format::{FRAME_HEADER_BYTES, FrameHeader, Item, SEGMENT_HEADER_BYTES,
 use super::groups::GroupLog;
 use super::spares::Spare;
 use super::{WalOptions, io_error, recover};
-use crate::disk::{Disk, DiskFile, STAGED_SUFFIX, SplitMix, is_full, stage};
+use crate::disk::{Disk, DiskFile, STAGED_SUFFIX, SplitMix, is_full, is_starved, stage};
 use crate::plant::{self, Plant};
 use crate::types::GroupId;
 
@@ -36,7 +36,8 @@ pub(super) struct Head<'a> {
 
 /// Why a segment could not be made.
 pub(super) enum Failure {
-    Full(String),
+    /// The log is as before; the same may succeed later.
+    Passing(WalError),
     Broken(String, &'static str, io::Error),
 }
 
@@ -60,7 +61,7 @@ impl Tail {
             prefilled = end + frame_bytes;
             write(prefilled)
         });
-        let file = staged.map_err(|error| Failure::new(&name, "making", error))?;
+        let file = staged.map_err(|error| Failure::opening(&name, "making", error))?;
         let staged_name = format!("{name}{STAGED_SUFFIX}");
         Tail::named(disk, file, &staged_name, name, head.sequence, salt, end, prefilled)
     }
@@ -78,7 +79,7 @@ impl Tail {
         let end = bytes.len() as u64;
         let prefilled = spare.length.max(end + frame_bytes);
         let failed = |action| move |error| Failure::new(&spare.name, action, error);
-        let mut file = disk.open(&spare.name).map_err(failed("opening"))?;
+        let mut file = disk.open(&spare.name).map_err(|error| Failure::opening(&spare.name, "opening", error))?;
         file.write_zeros(spare.length, prefilled - spare.length).map_err(failed("filling"))?;
         file.write_at(0, &bytes).map_err(failed("writing"))?;
         file.sync_data().map_err(failed("syncing"))?;
@@ -132,7 +133,20 @@ impl Tail {
 
 impl Failure {
     fn new(file: &str, action: &'static str, error: io::Error) -> Failure {
-        if is_full(&error) { Failure::Full(file.to_owned()) } else { Failure::Broken(file.to_owned(), action, error) }
+        let file = file.to_owned();
+        if is_full(&error) {
+            Failure::Passing(WalError::NoSpace { file })
+        } else {
+            Failure::Broken(file, action, error)
+        }
+    }
+
+    /// Of a file that counts for nothing yet, made or opened.
+    fn opening(file: &str, action: &'static str, error: io::Error) -> Failure {
+        match is_starved(&error) {
+            true => Failure::Passing(WalError::Starved { file: file.to_owned(), action, source: error }),
+            false => Failure::new(file, action, error),
+        }
     }
 
     /// Whether the file was not there.

@@ -35,6 +35,11 @@ fn control() -> ControlTable {
 }
 
 fn written() -> Vec<u8> {
+    written_at(9)
+}
+
+/// A backup whose pin group is at that index.
+fn written_at(index: u64) -> Vec<u8> {
     let head = Head {
         fleet_name: "lab".to_owned(),
         fleet: 7_u128.to_be_bytes().to_vec(),
@@ -43,7 +48,7 @@ fn written() -> Vec<u8> {
         taken_at: 1,
     };
     let mut pins = PinTable::new();
-    pins.skip(Revision(9), LogTime(40), &mut flow::pins::Expiry::new());
+    pins.skip(Revision(index), LogTime(40), &mut flow::pins::Expiry::new());
     let states: [Arc<dyn State>; 2] = [Arc::new(ControlState(control())), Arc::new(PinState(pins))];
     let mut bytes = Vec::new();
     write(&mut bytes, &head, &states).unwrap();
@@ -86,7 +91,8 @@ fn all_instances_are_restored_to_one_new_fleet() {
         fleets.push(identity.fleet.unwrap());
         let (_, found) = Storage::open(Arc::clone(&disk), &identity, WalOptions::default()).unwrap();
         assert_eq!(found.starts.len(), 2);
-        assert_eq!(found.starts[0].snapshot.as_ref().map(|start| start.index), Some(Index(2002)));
+        assert_eq!(found.starts[0].snapshot.as_ref().map(|start| start.index), Some(Index(2002 + RESTORED_AHEAD)));
+        assert_eq!(found.states[&GroupId(1)].applied(), Revision(9 + RESTORED_AHEAD));
         let Some(GroupState::Control(table)) = found.states.get(&GroupId(0)) else { panic!("no control table") };
         let labels: Vec<&str> = table.members().map(|(_, member)| member.address.label.as_str()).collect();
         assert_eq!(labels, ["a", "b", "c"]);
@@ -95,6 +101,29 @@ fn all_instances_are_restored_to_one_new_fleet() {
         assert!(matches!(again, Err(BackupError::NotEmpty(_))));
     }
     assert!(fleets.iter().all(|fleet| *fleet == fleets[0] && *fleet != FleetId(7)));
+}
+
+#[test]
+fn no_index_of_the_old_fleet_is_used_again_and_who_has_no_more_is_not_restored() {
+    let founding = founding(&["a"]);
+    let restored = |index| {
+        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+        let backup = read(&mut written_at(index).as_slice()).unwrap();
+        let identity = restore(&disk, &founding, "a", Incarnation(1), backup).inspect_err(|_| {
+            let snapshots = SnapshotStore::open(Arc::clone(&disk)).unwrap();
+            assert!(snapshots.newest_of_all().unwrap().is_empty(), "nothing is left behind");
+        })?;
+        let (_, found) = Storage::open(Arc::clone(&disk), &identity, WalOptions::default()).unwrap();
+        Ok::<_, BackupError>(found.starts[1].snapshot.as_ref().map(|start| start.index.0))
+    };
+    let last = RESTORED_INDEX_MAX - RESTORED_AHEAD;
+    for index in [9, 1 << 41, last] {
+        assert_eq!(restored(index).unwrap(), Some(index + RESTORED_AHEAD));
+    }
+    for index in [last + 1, u64::MAX] {
+        let refused = restored(index).unwrap_err();
+        assert!(refused.to_string().contains("cannot be restored once more"), "{refused}");
+    }
 }
 
 #[test]

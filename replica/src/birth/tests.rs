@@ -22,6 +22,7 @@ fn identity(label: &str, life: u64) -> Identity {
         fleet: None,
         pin_groups: 0,
         founders: Vec::new(),
+        restored: false,
     }
 }
 
@@ -207,6 +208,64 @@ fn a_fleet_that_is_there_says_who_one_is() {
     assert_eq!(joined("d", None), Decision::Wait);
 }
 
+/// Instance `label` of a fleet that was restored.
+fn restored(label: &str, id: u64) -> Identity {
+    Identity {
+        id: Some(InstanceId(id)),
+        fleet: Some(FleetId(7)),
+        pin_groups: 4,
+        restored: true,
+        ..identity(label, id * 10)
+    }
+}
+
+#[test]
+fn nobody_founds_a_fleet_that_was_restored() {
+    let list = founding(&["a", "b", "c"]);
+    let heard = |replies: &[Identity]| {
+        let mut birthing = Birthing::new(identity("b", 20), list.clone());
+        for identity in replies {
+            let reply = Reply { identity: identity.clone(), founding_hash: list.hash(), your_id: Some(InstanceId(2)) };
+            birthing.handle_reply(reply);
+        }
+        let Decision::Become(me) = birthing.decide() else { panic!("it waits") };
+        me
+    };
+    // Whatever it says of founders.
+    let listed = Identity { founders: (1..=3).map(InstanceId).collect(), ..restored("a", 1) };
+    for a in [restored("a", 1), listed] {
+        let me = heard(&[a.clone(), identity("c", 30)]);
+        assert_eq!((me.id, me.fleet, me.restored), (Some(InstanceId(2)), Some(FleetId(7)), true));
+        assert!(me.founders.is_empty(), "its log begins with nothing");
+        let later = heard(&[identity("a", 40), Identity { label: "c".to_owned(), ..me }]);
+        assert!(later.restored && later.founders.is_empty(), "it is told so by one that was not restored itself");
+    }
+}
+
+#[test]
+fn who_began_to_found_a_fleet_and_one_that_was_restored_refuse_each_other() {
+    let list = founding(&["a", "b", "c"]);
+    let founder = Identity {
+        id: Some(InstanceId(2)),
+        pin_groups: 4,
+        founders: (1..=3).map(InstanceId).collect(),
+        ..identity("b", 20)
+    };
+    let admit = |me: &Identity, them: &Identity| {
+        let hello = Hello { identity: them.clone(), founding_hash: list.hash() };
+        let (known, leaving, table) = (Known::default(), BTreeSet::new(), ControlTable::default());
+        let admission = Admission { me, founding: &list, control: Some(&table), known: &known, leaving: &leaving };
+        admission.admit(&hello).map(|admitted| admitted.id).map_err(|refused| refused.code)
+    };
+    let (a, c) = (restored("a", 1), restored("c", 3));
+    assert_eq!(admit(&a, &founder), Err(RefusedCode::OtherFleet));
+    assert_eq!(admit(&founder, &a), Err(RefusedCode::OtherFleet));
+    assert_eq!(admit(&a, &c), Ok(InstanceId(3)));
+    assert_eq!(admit(&identity("b", 20), &a), Ok(InstanceId(1)), "a newborn hears what it may become");
+    let born = Identity { restored: false, ..a };
+    assert_eq!(admit(&born, &founder), Ok(InstanceId(2)), "a founder that comes late");
+}
+
 #[test]
 fn what_is_stored_and_sent_comes_back() {
     let me = Identity {
@@ -214,6 +273,7 @@ fn what_is_stored_and_sent_comes_back() {
         fleet: Some(FleetId(u128::MAX)),
         founders: vec![InstanceId(1), InstanceId(3)],
         pin_groups: 4,
+        restored: true,
         ..identity("c", u64::MAX)
     };
     assert_eq!(Identity::decode(&me.encode()), Some(me.clone()));

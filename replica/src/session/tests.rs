@@ -132,6 +132,35 @@ fn put(key: &str) -> ControlCommand {
     ControlCommand::KvPut { key: key.to_owned(), value: b"v".to_vec(), if_revision: None }
 }
 
+/// Ends the session that instance 1 has, as what an earlier life of it sent and that comes late would.
+fn of_another_life() -> ControlCommand {
+    ControlCommand::OpenSession(Some(SessionOwner { instance: InstanceId(1), life: 7 }))
+}
+
+#[test]
+fn a_client_that_knows_an_instances_session_can_neither_use_nor_end_it() {
+    let mut fleet = Fleet::of(1);
+    fleet.submit(1, 1, &put("first"), None);
+    fleet.done(1);
+    let session = fleet.replicas[0].session.id.unwrap();
+    let next = fleet.replicas[0].session.next_sequence;
+    let no_session = Ok(ControlOutcome::Refused(SessionRefusal::NoSession(session)));
+    let requests = [(next, 0), (next + 1, next + 1), (1_000_000, 1_000_000)];
+    for (ticket, (sequence, answered_below)) in (2..).zip(requests) {
+        fleet.submit(1, ticket, &put("stranger"), Some(Request { session, sequence, answered_below }));
+        fleet.until(|fleet| fleet.answers.contains_key(&ticket));
+        assert_eq!(fleet.answers[&ticket], no_session);
+    }
+    fleet.submit(1, 5, &ControlCommand::CloseSession(session), None);
+    fleet.until(|fleet| fleet.answers.contains_key(&5));
+    assert_eq!(fleet.answers[&5], no_session);
+    fleet.submit(1, 6, &put("k"), None);
+    let revision = fleet.done(6);
+    assert_eq!(fleet.revisions("k"), BTreeSet::from([Some(revision)]), "what was acknowledged is there");
+    assert_eq!(fleet.revisions("stranger"), BTreeSet::from([None]));
+    assert_eq!(fleet.replicas[0].session.id, Some(session));
+}
+
 #[test]
 fn a_session_is_opened_when_it_is_needed_and_kept() {
     let mut fleet = Fleet::of(3);
@@ -174,7 +203,7 @@ fn a_session_that_ended_is_opened_anew_and_nothing_is_lost() {
     fleet.submit(1, 1, &put("first"), None);
     fleet.done(1);
     let first = fleet.replicas[0].session.id.unwrap();
-    fleet.submit(1, 2, &ControlCommand::CloseSession(first), None);
+    fleet.submit(1, 2, &of_another_life(), None);
     fleet.submit(1, 3, &put("k"), None);
     fleet.submit(1, 4, &put("l"), None);
     let revision = fleet.done(3);
@@ -190,7 +219,7 @@ fn what_a_snapshot_may_hide_is_unknown_once_the_session_ended() {
     fleet.submit(1, 1, &put("first"), None);
     fleet.done(1);
     let first = fleet.replicas[0].session.id.unwrap();
-    fleet.submit(1, 2, &ControlCommand::CloseSession(first), None);
+    fleet.submit(1, 2, &of_another_life(), None);
     fleet.submit(1, 3, &put("k"), None);
     let request = Request { session: first, sequence: 100, answered_below: 100 };
     fleet.submit(1, 4, &put("k"), Some(request));
@@ -226,6 +255,48 @@ fn a_request_of_a_client_has_one_outcome_at_all_instances() {
 }
 
 #[test]
+fn a_request_that_found_no_room_is_unknown_if_another_copy_may_find_some() {
+    let mut fleet = Fleet::of(3);
+    let leader = fleet.leader().unwrap();
+    let at = leader % 3 + 1;
+    fleet.submit(leader, 1, &ControlCommand::OpenSession(None), None);
+    let session = SessionId(fleet.done(1).0);
+    let request = |sequence, answered_below| Some(Request { session, sequence, answered_below });
+    let window = SESSION_WINDOW_MAX as u64;
+    for sequence in 0..window {
+        fleet.submit(leader, 100 + sequence, &put("k"), request(sequence, 0));
+    }
+    fleet.until(|fleet| fleet.answers.len() as u64 == window + 1);
+    fleet.submit(at, 2, &put("l"), request(window, 0));
+    fleet.until(|fleet| fleet.answers.contains_key(&2));
+    let full = Ok(ControlOutcome::Refused(SessionRefusal::WindowFull(session)));
+    assert_eq!(fleet.answers[&2], full, "one copy, so nothing was done and nothing will be");
+    // Who asks hears nothing of the first copy's fate, and sends another.
+    fleet.cut.insert((leader, at));
+    fleet.submit(at, 3, &put("l"), request(window + 1, 0));
+    fleet.run(15);
+    fleet.cut.clear();
+    fleet.until(|fleet| fleet.answers.contains_key(&3));
+    assert_eq!(fleet.answers[&3], Err(SubmitError::Unknown));
+}
+
+#[test]
+fn a_session_is_opened_once_for_one_question() {
+    for seed in 0..6 {
+        let mut fleet = Fleet::of(3);
+        let leader = fleet.leader().unwrap();
+        let at = leader % 3 + 1;
+        fleet.cut.insert((leader, at));
+        fleet.submit(at, 1, &ControlCommand::OpenSession(None), None);
+        fleet.run(12 + seed);
+        fleet.cut.clear();
+        fleet.until(|fleet| fleet.answers.contains_key(&1));
+        fleet.run(200);
+        assert!(fleet.replicas[0].control().sessions().len() <= 1, "after {seed} ticks");
+    }
+}
+
+#[test]
 fn without_a_leader_nothing_is_done_and_what_was_sent_in_vain_is_unknown() {
     let mut fleet = Fleet::of(3);
     let leader = fleet.leader().unwrap();
@@ -244,6 +315,29 @@ fn without_a_leader_nothing_is_done_and_what_was_sent_in_vain_is_unknown() {
     assert_eq!(fleet.revisions("l"), BTreeSet::from([None]));
     fleet.submit(at, 4, &put("m"), None);
     fleet.done(4);
+}
+
+#[test]
+fn what_is_late_while_the_session_is_full_is_not_proposed_and_not_done() {
+    let mut fleet = Fleet::of(1);
+    fleet.submit(1, 0, &put("first"), None);
+    fleet.done(0);
+    // One more than the session keeps, all of one deadline, and the time it takes passes at once.
+    let count = SESSION_WINDOW_MAX as u64 + 1;
+    for ticket in 1..=count {
+        fleet.submit(1, ticket, &put(&format!("k{ticket}")), None);
+    }
+    assert_eq!(fleet.replicas[0].session.waiting.len(), 1);
+    fleet.now_ms += 5000;
+    fleet.run(20);
+    let table = fleet.replicas[0].control();
+    for ticket in 1..=count {
+        let done = table.kv(&format!("k{ticket}")).is_some();
+        let sent = ticket < count;
+        let answer = &fleet.answers[&ticket];
+        assert_eq!(matches!(answer, Err(SubmitError::Unknown)), sent, "{ticket}: {answer:?}");
+        assert_eq!(done, sent, "{ticket}: {answer:?}");
+    }
 }
 
 #[test]

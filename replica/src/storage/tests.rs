@@ -14,6 +14,7 @@ fn founder() -> Identity {
         fleet: None,
         pin_groups: 1,
         founders: vec![InstanceId(1), InstanceId(2)],
+        restored: false,
     }
 }
 
@@ -41,4 +42,27 @@ fn a_log_that_is_gone_is_refused_and_not_begun_anew() {
         assert!(error.starts_with("the log is damaged: it was begun"), "{error}");
         assert!(error.contains("member remove"), "says what to do: {error}");
     }
+}
+
+#[test]
+fn a_snapshot_that_finds_no_descriptor_is_installed_later() {
+    let place = (GroupId(0), Index(5), Term(2));
+    let theirs = SnapshotStore::open(Arc::new(MemDisk::new())).unwrap();
+    let bytes = theirs.save_with(place.0, place.1, place.2, b"meta", |out| out.write_all(b"body")).unwrap();
+    let mut file = vec![0; usize::try_from(bytes).unwrap()];
+    theirs.open_raw(place.0, place.1, place.2).unwrap().read_at(0, &mut file).unwrap();
+
+    let disk = Arc::new(MemDisk::new());
+    let (mut storage, _) = open(&disk, &founder()).unwrap();
+    let mut receiving = storage.snapshots().receive(place.0, place.1, place.2).unwrap();
+    receiving.append(&file).unwrap();
+    let mut received = vec![receiving.finish().unwrap()];
+    let records = [Record::Snapshot { group: place.0, index: place.1, term: place.2 }];
+    disk.starve(true);
+    let refused = storage.persist(&records, &mut received, true);
+    assert!(matches!(refused, Err(WalError::Starved { .. })), "{refused:?}");
+    disk.starve(false);
+    storage.persist(&records, &mut received, true).unwrap();
+    assert!(received.is_empty());
+    assert_eq!(storage.snapshots().newest_of_all().unwrap(), [(place.0, (place.1, place.2))].into());
 }

@@ -15,6 +15,7 @@ use super::generated::etcd::{PutRequest, StatusRequest, kv_client::KvClient, mai
 use super::generated::stream::{Proposal, Proposals, stream_client::StreamClient};
 use super::{ENTRY_BYTES, WARM_UP};
 use crate::bench::cpu;
+use crate::bench::figures::histogram;
 use crate::error::{Error, Result};
 
 /// What came of a load.
@@ -166,10 +167,6 @@ impl Watch {
         begun?;
         Ok((elapsed, cpu::since(before, cpu::of_this_process()?)))
     }
-}
-
-fn histogram() -> Result<Histogram<u64>> {
-    Histogram::new_with_bounds(1000, 60_000_000_000, 3).map_err(|error| Error::Fleet(error.to_string()))
 }
 
 fn bytes(count: usize) -> bytes::Bytes {

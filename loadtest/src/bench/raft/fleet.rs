@@ -47,7 +47,8 @@ pub struct Fleet {
 }
 
 impl Node {
-    fn start(binary: &Path, shape: Shape, id: u8, founders: &str, site: &Site) -> Result<Starting> {
+    /// Starts one, and waits until it says where it listens.
+    async fn start(binary: &Path, shape: Shape, id: u8, founders: &str, site: &Site) -> Result<Node> {
         let directory = site.directory();
         let mut command = Command::new(binary);
         command.args(["run", "--id", &id.to_string(), "--groups", &shape.groups.to_string()]);
@@ -64,9 +65,9 @@ impl Node {
                 command.args([name, &value.to_string()]);
             }
         }
-        let (process, orders, out) = Process::start_talking(command, &directory.join(format!("n{id}.log")))?;
+        let (mut process, orders, out) = Process::start_talking(command, &directory.join(format!("n{id}.log")))?;
         // One reply for each order, and one order at a time.
-        let (sender, replies) = mpsc::channel(4);
+        let (sender, mut replies) = mpsc::channel(4);
         std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(std::io::Result::ok) {
                 if sender.blocking_send(line).is_err() {
@@ -74,7 +75,10 @@ impl Node {
                 }
             }
         });
-        Ok(Starting { process, orders, replies })
+        let said = reply(&mut process, &mut replies, "the start").await?;
+        let address = said["listens"].as_str().and_then(|text| text.parse().ok());
+        let address = address.ok_or_else(|| Error::Fleet(format!("a node says {said}, not where it listens")))?;
+        Ok(Node { process, orders, replies, address })
     }
 
     /// Gives an order; the reply.
@@ -113,22 +117,6 @@ impl Node {
     }
 }
 
-/// A node whose address is not known yet.
-struct Starting {
-    process: Process,
-    orders: ChildStdin,
-    replies: mpsc::Receiver<String>,
-}
-
-impl Starting {
-    async fn started(mut self) -> Result<Node> {
-        let said = reply(&mut self.process, &mut self.replies, "the start").await?;
-        let address = said["listens"].as_str().and_then(|text| text.parse().ok());
-        let address = address.ok_or_else(|| Error::Fleet(format!("a node says {said}, not where it listens")))?;
-        Ok(Node { process: self.process, orders: self.orders, replies: self.replies, address })
-    }
-}
-
 async fn reply(process: &mut Process, replies: &mut mpsc::Receiver<String>, order: &str) -> Result<Value> {
     match tokio::time::timeout(PATIENCE, replies.recv()).await {
         Ok(Some(line)) => {
@@ -159,7 +147,7 @@ impl Fleet {
         }
         let mut fleet = Fleet { nodes: Vec::new(), binary: binary.to_path_buf(), shape, site };
         for id in 1..=3 {
-            fleet.nodes.push(Node::start(binary, shape, id, "1,2,3", &fleet.site)?.started().await?);
+            fleet.nodes.push(Node::start(binary, shape, id, "1,2,3", &fleet.site).await?);
         }
         fleet.introduce().await?;
         fleet.nodes[0].order("lead").await?;
@@ -181,9 +169,29 @@ impl Fleet {
         Ok(())
     }
 
+    /// Waits until all nodes have applied the same entries of all groups, and the same came of it.
+    pub async fn agree(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let mut states = Vec::new();
+            for node in &mut self.nodes {
+                let seen = node.order("look").await?;
+                states.push((number(&seen, "applied")?, number(&seen, "digest")?));
+            }
+            if states.iter().all(|state| *state == states[0]) {
+                return Ok(());
+            }
+            if begun.elapsed() > AGREE_PATIENCE {
+                let text = format!("entries applied and their digests differ after {AGREE_PATIENCE:?}: {states:?}");
+                return Err(Error::Fleet(text));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Starts a fourth node, which has nothing, and adds it as a learner.
     pub async fn add_learner(&mut self) -> Result<()> {
-        let node = Node::start(&self.binary, self.shape, 4, "", &self.site)?.started().await?;
+        let node = Node::start(&self.binary, self.shape, 4, "", &self.site).await?;
         self.nodes.push(node);
         self.introduce().await?;
         self.nodes[0].order("learner 4").await?;
@@ -223,5 +231,6 @@ pub fn number(reply: &Value, name: &str) -> Result<f64> {
 
 const CERTIFICATES: &str = "certificates";
 const PATIENCE: Duration = Duration::from_secs(10);
+const AGREE_PATIENCE: Duration = Duration::from_secs(60);
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);

@@ -38,19 +38,20 @@ pub async fn measure(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Idle> {
     }
     let per_replica = |(many, few): (f64, f64)| (many - few) / f64::from(groups - 1);
     let bytes_per_replica = memory(&fleet)?.into_iter().zip(few).map(per_replica).collect();
+    fleet.agree().await?;
     Ok(Idle { groups, busy_percent, bytes_per_replica, seconds })
 }
 
 /// A fleet whose elections are over.
 async fn settled(plan: &Plan, groups: u32) -> Result<Fleet> {
     let shape = Shape { tls: true, groups, compact_entries: None, snapshot_rate: None };
-    let fleet = Fleet::start(&plan.node, shape).await?;
-    tokio::time::sleep(SETTLING).await;
+    let mut fleet = Fleet::start(&plan.node, shape).await?;
+    // Each leader begins with an entry: who has applied it knows that leader.
+    fleet.agree().await?;
+    fleet.lead().await?;
     Ok(fleet)
 }
 
 fn memory(fleet: &Fleet) -> Result<Vec<f64>> {
     fleet.nodes.iter().map(|node| Ok(node.memory_bytes()? as f64)).collect()
 }
-
-const SETTLING: Duration = Duration::from_secs(2);

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::bench::figures::histogram;
 use crate::bench::micros;
 use crate::error::{Error, Result};
 use crate::fleet::site::Site;
@@ -36,8 +36,7 @@ impl Probe {
             file.write_all_at(&block, place * BLOCK_BYTES as u64).map_err(failed)?;
         }
         file.sync_all().map_err(failed)?;
-        let mut nanos = Histogram::<u64>::new_with_bounds(1000, 60_000_000_000, 3)
-            .map_err(|error| Error::Fleet(error.to_string()))?;
+        let mut nanos = histogram()?;
         let start = Instant::now();
         for place in (0..BLOCKS).cycle() {
             let begun = Instant::now();

@@ -89,6 +89,7 @@ pub async fn inside(plan: &Plan, watch: &dyn Fn(&str), rows: &mut Vec<Row>) -> R
                 }
             });
         }
+        fleet.agree().await?;
     }
     Ok(())
 }
@@ -175,6 +176,7 @@ pub async fn over_grpc(plan: &Plan, watch: &dyn Fn(&str), rows: &mut Vec<Row>) -
             rows.push(ours(&mut fleet, door, in_flight, span).await?);
         }
     }
+    fleet.agree().await?;
     drop(fleet);
     let Some(binary) = &plan.etcd else { return Ok(()) };
     watch("starting 3 members of etcd");

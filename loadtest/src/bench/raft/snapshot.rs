@@ -102,12 +102,15 @@ async fn one(plan: &Plan, watch: &dyn Fn(&str), rate_limit: Option<u64>) -> Resu
         wait(&mut fleet, counter, &mut peak).await?;
         phases.push(Phase::read(what, &fleet.nodes[0].order("mark").await?)?);
     }
-    let seen = fleet.nodes[3].order("look").await?;
+    // The sender counts them.
+    let seen = fleet.nodes[0].order("look").await?;
     if number(&seen, "snapshots_failed")? > 0.0 {
         return Err(Error::Fleet(format!("the snapshot did not arrive at once: {seen}")));
     }
     let state = state_bytes;
     fleet.nodes[3].until("the state", PATIENCE, move |seen| seen["ballast_bytes"].as_u64() == Some(state)).await?;
+    fleet.rest().await?;
+    fleet.agree().await?;
     Ok(Snapshot {
         state_bytes,
         rate_limit,

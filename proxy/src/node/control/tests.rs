@@ -40,6 +40,13 @@ impl Fixture {
         let inner = Inner {
             label: "a".to_owned(),
             fleet_name: "test".to_owned(),
+            configured: Tuning {
+                heartbeat_ms: 50,
+                election_ms: 300,
+                detector: flow::Detector::Phi(80),
+                spread: true,
+                shuffle_ms: 0,
+            },
             shared,
             inputs: sender,
             health,
@@ -124,6 +131,23 @@ fn a_put_goes_by_a_session_and_says_when_its_outcome_is_lost() {
 }
 
 #[test]
+fn what_must_not_be_done_by_a_late_copy_goes_once() {
+    let fixture = Fixture::started();
+    let fleet = fixture.fleet.clone();
+    let asked = fixture.runtime.spawn(async move { fleet.session_open().await.map(drop) });
+    let Input::Submit { again, answer, .. } = fixture.next() else { panic!("a session is asked for") };
+    assert!(!again, "each copy would open a session");
+    answer.send(Err(SubmitError::Unknown)).unwrap();
+    assert_eq!(fixture.runtime.block_on(asked).unwrap().unwrap_err().reason(), "unknown_outcome");
+    let fleet = fixture.fleet.clone();
+    let asked = fixture.runtime.spawn(async move { fleet.tune(None).await.map(drop) });
+    let Input::Submit { again, answer, .. } = fixture.next() else { panic!("settings are committed") };
+    assert!(!again, "a late copy would undo what others committed in between");
+    answer.send(Err(SubmitError::Unknown)).unwrap();
+    assert_eq!(fixture.runtime.block_on(asked).unwrap().unwrap_err().reason(), "unknown_outcome");
+}
+
+#[test]
 fn a_request_of_a_session_goes_as_it_is_and_refusals_are_told_apart() {
     let fixture = Fixture::started();
     let request = Request { session: SessionId(5), sequence: 3, answered_below: 2 };
@@ -177,6 +201,28 @@ fn an_instance_that_starts_or_stops_is_unavailable() {
         assert_eq!(error.reason(), "unavailable", "{error}");
         assert!(error.to_string().contains("stopping"), "{error}");
     }
+}
+
+#[test]
+fn an_instance_is_cut_off_only_if_that_is_so() {
+    let fixture = Fixture::starting();
+    let error = fixture.runtime.block_on(fixture.fleet.set_grpc(false)).unwrap_err();
+    assert_eq!(error.reason(), "unavailable", "{error}");
+    assert!(!fixture.fleet.is_cut_off() && fixture.inputs.try_recv().is_err());
+
+    let Fixture { runtime, fleet, inputs } = Fixture::started();
+    for _ in 0..64 {
+        fleet.inner.inputs.try_send(Input::HandOver(None)).unwrap();
+    }
+    let error = runtime.block_on(fleet.set_grpc(false)).unwrap_err();
+    assert_eq!(error.reason(), "overloaded", "{error}");
+    assert_eq!(inputs.try_iter().count(), 64);
+    for open in [false, true] {
+        runtime.block_on(fleet.set_grpc(open)).unwrap();
+        assert!(matches!(inputs.try_recv(), Ok(Input::FollowPeers)), "the links are still as they were");
+        assert_eq!(fleet.is_cut_off(), !open);
+    }
+    assert_eq!(fleet.events(0, 10).len(), 2, "one event for each change");
 }
 
 #[test]

@@ -9,7 +9,11 @@ use std::{
 };
 
 use flow::{FleetId, Incarnation, MemberAddress};
-use raftlog::disk::{DiskFile, MemDisk};
+use raftlog::{
+    GroupId, Index, Term,
+    disk::{DiskFile, MemDisk},
+    wal::SnapshotStore,
+};
 use replica::storage::{load_identity, load_known};
 
 use super::*;
@@ -80,6 +84,7 @@ fn identity(label: &str, life: u64) -> Identity {
         fleet: None,
         pin_groups: 0,
         founders: Vec::new(),
+        restored: false,
     }
 }
 
@@ -146,4 +151,61 @@ fn the_fleets_birth_does_not_wait_for_the_disk() {
         assert!(Instant::now() < deadline, "the fleet's uuid was not stored");
         thread::sleep(Duration::from_millis(2)); // between two looks
     }
+}
+
+#[test]
+fn what_was_let_in_just_before_an_operator_cut_the_instance_off_brings_nothing_in() {
+    let disk = Arc::new(Stuck::default());
+    disk.let_go();
+    let keeper = doorkeeper(&disk);
+    let (inputs, taken) = sync_channel(16);
+    let inbox = NetInbox::new(inputs, Arc::clone(&keeper.shared));
+    let frame = || Event::Frame { from: NodeId(2), bytes: Bytes::from_static(b"frame") };
+    let store = SnapshotStore::open(Arc::new(MemDisk::default())).unwrap();
+    assert!(keeper.snapshots.set(store).is_ok());
+    let meta = snapshots::meta((GroupId(1), Index(5), Term(1)), &Bytes::from_static(b"message"));
+    let mut sink = keeper.receive(NodeId(2), SnapshotOffer { meta, total_bytes: 2, transfer: 1 }).unwrap();
+    sink.append(b"1").unwrap();
+
+    keeper.shared.grpc_shut.store(true, Ordering::Relaxed);
+    assert_eq!(inbox.offer(frame()), Err(frame()));
+    // Of its own links it still hears.
+    inbox.offer(Event::LinkDown { label: "b".into(), peer: None, refused: false }).unwrap();
+    assert!(matches!(taken.try_recv(), Ok(Input::Net(Event::LinkDown { .. }, _))));
+    assert!(sink.append(b"2").is_err_and(|refused| refused.code == RefusedCode::NotYet as u32));
+    assert_eq!(sink.have_bytes(), 1, "it goes on where it was");
+    assert!(sink.finish().is_err_and(|refused| refused.code == RefusedCode::NotYet as u32));
+    assert!(taken.try_recv().is_err());
+
+    keeper.shared.grpc_shut.store(false, Ordering::Relaxed);
+    inbox.offer(frame()).unwrap();
+    assert!(matches!(taken.try_recv(), Ok(Input::Net(Event::Frame { .. }, _))));
+}
+
+#[test]
+fn frames_that_wait_have_bounded_bytes_and_news_of_links_always_have_room() {
+    let page = include_str!("../../../../docs/protocol.md");
+    let limit = format!("\n| bytes of frames that wait for the replica, of all peers | {FRAMES_WAITING_BYTES_MAX} |");
+    assert!(page.contains(&limit), "docs/protocol.md lacks it");
+    let (inputs, waiting) = sync_channel(1 << 10);
+    let disk = Arc::new(Stuck::default());
+    disk.let_go();
+    let inbox = NetInbox::new(inputs, Arc::clone(&doorkeeper(&disk).shared));
+    let frame = || Event::Frame { from: NodeId(2), bytes: Bytes::from(vec![0; 1 << 20]) };
+    for _ in 0..FRAMES_WAITING_BYTES_MAX >> 20 {
+        inbox.offer(frame()).unwrap();
+    }
+    assert_eq!(inbox.offer(frame()), Err(frame()));
+    inbox.offer(Event::LinkUp { peer: NodeId(2), label: "b".into() }).unwrap();
+    drop(waiting.recv().unwrap());
+    inbox.offer(frame()).unwrap();
+    assert_eq!(inbox.offer(frame()), Err(frame()));
+    // What does not reach the queue does not count either.
+    let taken = waiting.try_iter().count();
+    assert_eq!(taken, (FRAMES_WAITING_BYTES_MAX >> 20) + 1);
+    drop(waiting);
+    for _ in 0..=FRAMES_WAITING_BYTES_MAX >> 20 {
+        assert_eq!(inbox.offer(frame()), Err(frame()));
+    }
+    assert_eq!(inbox.waiting.load(Ordering::Relaxed), 0);
 }

@@ -169,8 +169,12 @@ fn a_fleet_goes_on_while_they_are_exchanged() {
 }
 
 #[test]
-fn plaintext_is_said_aloud() {
+fn plaintext_is_said_aloud_and_a_hangup_ends_nothing() {
     let mut fleet = Fleet::started(Plan { size: 1, ..Plan::default() });
     fleet.process(0).says(&["WARN", "peers talk plaintext"]);
+    fleet.process(0).signal(Signal::HUP);
+    fleet.process(0).says(&["SIGHUP", "no certificates to be read again"]);
+    fleet.ready(0);
+    assert!(fleet.process(0).ended().is_none());
     assert_eq!(fleet.metric(0, "rocinante_certificate_expiry_seconds"), None);
 }

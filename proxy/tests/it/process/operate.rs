@@ -51,8 +51,12 @@ fn an_instance_is_stopped_from_another_one() {
 
 #[test]
 fn settings_are_committed_and_outlive_a_restart() {
-    let mut fleet = Fleet::started(Plan::default());
+    let slow = "heartbeat = \"60ms\"\nelection_timeout = \"700ms\"\n".to_owned();
+    let mut fleet = Fleet::started(Plan { fleet: slow, ..Plan::default() });
     assert!(fleet.done(1, "tune").contains("nothing is committed"));
+    // As configured, but for what is named.
+    let first = fleet.done(1, "tune --spread false");
+    assert!(first.starts_with("heartbeat 60 ms, election 700 ms, detector phi:8, spread false"), "{first}");
     fleet.done(1, "tune --heartbeat 40 --election 400 --detector fixed:500 --spread false");
     let expected = "heartbeat 40 ms, election 400 ms, detector fixed:500, spread false, shuffle never";
     for place in 0..3 {

@@ -11,12 +11,10 @@ pub struct PutRequest {
 pub struct PutResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
-    #[prost(string, tag = "2")]
-    pub version: ::prost::alloc::string::String,
     /// The member that leads.
     #[prost(uint64, tag = "4")]
     pub leader: u64,

@@ -45,8 +45,8 @@ pub fn frame_seeds() -> Vec<Vec<u8>> {
         Item::Refuse { token: 9, reason: Rejection::Overloaded },
         Item::Word(Bytes::from_static(b"word")),
         Item::Beat { may_lead: true },
-        Item::Heartbeats(vec![Heartbeat { group: GroupId(3), term: Term(3), commit: Index(300) }]),
-        Item::HeartbeatAnswers(vec![Heartbeat { group: GroupId(3), term: Term(3), commit: Index(300) }]),
+        Item::Heartbeats(NodeId(2), vec![Heartbeat { group: GroupId(3), term: Term(3), commit: Index(300) }]),
+        Item::HeartbeatAnswers(NodeId(1), vec![Heartbeat { group: GroupId(3), term: Term(3), commit: Index(300) }]),
     ];
     let mut builder = FrameBuilder::default();
     for (group, item) in (0..).zip(&items) {

@@ -9,6 +9,7 @@ use raft::eraftpb::{Entry, Message};
 use super::super::{
     Action, Driver, DriverConfig, GroupStart, Members, SnapshotStart,
     frame::{FrameBuilder, Item},
+    members::{encode_meta, snapshot_time},
 };
 use crate::types::{GroupId, Index, NodeId, Record, State, Term};
 
@@ -156,7 +157,10 @@ impl World {
                 let metadata = message.get_snapshot().get_metadata();
                 let place = (Index(input.near(metadata.index)), Term(metadata.term));
                 let bytes = prost011::Message::encode_to_vec(&message);
-                self.driver.handle_snapshot(NodeId(message.from), GROUP, &bytes, place);
+                // A file that says something else than its message is never taken.
+                let snapshot = message.get_snapshot();
+                let meta = encode_meta(snapshot.get_metadata().get_conf_state(), snapshot_time(snapshot));
+                self.driver.handle_snapshot(NodeId(message.from), GROUP, &bytes, place, &meta);
             }
             6 => {
                 self.driver.read_index(GROUP, u64::from(input.byte()));

@@ -12,7 +12,7 @@ use crate::{
     driver::{
         action::{Action, Install},
         config::{Counters, DriverConfig},
-        members::encode_meta,
+        members::{encode_meta, snapshot_time},
     },
     plant::{self, Plant},
     types::{Index, Record, State, Term},
@@ -172,10 +172,23 @@ impl Group {
         self.node.report_snapshot(to.0, status);
     }
 
+    /// The stored file of that snapshot is damaged or gone, and nothing of it will be sent any more: the state in memory is
+    /// stored anew.
+    pub fn snapshot_unreadable(&mut self, index: u64, term: u64) {
+        let log = self.node.mut_store();
+        let is_it = |snapshot: &mut Snapshot| {
+            let metadata = snapshot.get_metadata();
+            (metadata.index, metadata.term) == (index, term)
+        };
+        if log.sendable.take_if(is_it).is_some() {
+            log.wanted.set(true);
+        }
+    }
+
     /// Notes a received snapshot in the log and for the disk.
     pub fn take_snapshot(&mut self, snapshot: &Snapshot, persist: &mut Persist) -> (u64, u64) {
         let (index, term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
-        let time_ms = snapshot.data.first_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time));
+        let time_ms = snapshot_time(snapshot);
         self.node.mut_store().restore(snapshot, time_ms);
         // One of its own that is being stored is older.
         self.taking = None;

@@ -98,8 +98,9 @@ fn no_message_ends_the_process() {
             metadata.mut_conf_state().voters = (0..=random.up_to(3) as u64).map(|_| random.up_to(3) as u64).collect();
             metadata.mut_conf_state().learners = (0..random.up_to(2) as u64).map(|_| random.up_to(3) as u64).collect();
             if message.msg_type() == MessageType::MsgSnapshot {
-                let bytes = prost011::Message::encode_to_vec(&message);
-                fleet.driver(to).handle_snapshot(from, GROUP, &bytes, (Index(last + 1), Term(term)));
+                let bytes = Bytes::from(prost011::Message::encode_to_vec(&message));
+                let meta = snapshots::meta_of(&bytes);
+                fleet.driver(to).handle_snapshot(from, GROUP, &bytes, (Index(last + 1), Term(term)), &meta);
             } else {
                 message.snapshot = None;
                 fleet.driver(to).handle_frame(from, &framed(&message));

@@ -134,17 +134,19 @@ fn a_heartbeat_at_rest_is_answered_only_by_who_stands_as_it_says() {
     let follower = *net.drivers.keys().find(|id| **id != leader).unwrap();
     let status = net.drivers[&leader].status(GroupId(1)).unwrap();
     let said = Heartbeat { group: GroupId(1), term: status.term, commit: status.committed };
-    let mut answers = |heartbeat: Heartbeat| {
+    let mut answers_of = |to: NodeId, heartbeat: Heartbeat| {
         let mut builder = FrameBuilder::default();
-        builder.add(GroupId(0), &Item::Heartbeats(vec![heartbeat]));
+        builder.add(GroupId(0), &Item::Heartbeats(to, vec![heartbeat]));
         let driver = net.drivers.get_mut(&follower).unwrap();
         driver.handle_frame(leader, &builder.finish()[0]);
         let sent = driver.poll().into_iter().filter_map(|action| match action {
             Action::Send { frame, .. } => Some(frame::decode(&frame).unwrap()),
             _ => None,
         });
-        sent.flatten().filter(|(_, item)| matches!(item, Item::HeartbeatAnswers(_))).count()
+        sent.flatten().filter(|(_, item)| matches!(item, Item::HeartbeatAnswers(to, _) if *to == leader)).count()
     };
+    assert_eq!(answers_of(NodeId(9), said), 0, "for who was here before");
+    let mut answers = |heartbeat| answers_of(follower, heartbeat);
     assert_eq!(answers(said), 1);
     assert_eq!(answers(Heartbeat { term: Term(said.term.0 - 1), ..said }), 0, "of an older term");
     assert_eq!(answers(Heartbeat { commit: Index(said.commit.0 - 1), ..said }), 0, "of another commit index");

@@ -179,6 +179,40 @@ fn a_new_address_replaces_the_old_one() {
     eventually("the end of the old link", || value(&two.counters().inbound_links_closed) == 1);
 }
 
+/// Where the others believe node 2 to be, and nobody is.
+fn nowhere(id: u64) -> PeerAddress {
+    PeerAddress::new("n2", &ip(id).to_string(), 1)
+}
+
+#[test]
+fn a_peer_that_was_never_reached_is_closed_as_well() {
+    // It leaves; or another bears its name, elsewhere.
+    for after in [Vec::new(), vec![nowhere(9)]] {
+        let (one, two) = (Node::start(1), Node::start(2));
+        one.transport.set_peers(vec![nowhere(8)]).unwrap();
+        two.set_peers(&[&one]);
+        two.until_up(&one);
+        *one.gate.refuse_hello.lock().unwrap() = Some(Refused::new(9, "removed"));
+        one.transport.set_peers(after).unwrap();
+        two.until_down(false);
+        eventually("the end of the link", || value(&one.counters().inbound_links_closed) == 1);
+    }
+}
+
+#[test]
+fn a_peer_that_leaves_while_it_is_let_in_stays_out() {
+    let (one, two) = (Node::start(1), Node::start(2));
+    one.transport.set_peers(vec![nowhere(8)]).unwrap();
+    one.gate.judging.set_down(true);
+    two.set_peers(&[&one]);
+    eventually("a hello", || value(&one.gate.judged) == 1);
+    *one.gate.refuse_hello.lock().unwrap() = Some(Refused::new(9, "removed"));
+    one.transport.set_peers(Vec::new()).unwrap();
+    one.gate.judging.set_down(false);
+    two.until("Refused", |event| matches!(event, Event::Refused { .. }).then_some(()));
+    assert_eq!(value(&one.counters().inbound_links_opened), 0);
+}
+
 #[test]
 fn impossible_lists_of_peers_are_refused() {
     let one = Node::start(1);

@@ -207,6 +207,37 @@ fn a_broken_transfer_goes_on_where_it_was() {
     assert_eq!(value(&one.counters().snapshots_sent), 1);
 }
 
+/// A node 7 and one that is at work on a file of 7 whose connection is another one.
+fn at_work(options: Options) -> (Node, Node, JoinHandle<Result<SnapshotReply, Status>>) {
+    let (seven, two) = (Node::start_with(7, options, 100), Node::start(2));
+    seven.set_peers(&[&two]);
+    seven.until_up(&two);
+    two.gate.installing.set_down(true);
+    let first = begin(&two, vec![header(2), chunk(0, b"ab", crc32c::crc32c(b"ab"))], false);
+    eventually("arrival", || value(&two.counters().snapshot_bytes_received) == 2);
+    (seven, two, first)
+}
+
+#[test]
+fn a_peer_that_still_reads_what_it_has_is_waited_for() {
+    let (seven, two, first) = at_work(Options { snapshot_tries_max: 2, ..options() });
+    let second = seven.transport.send_snapshot(two.id, Bytes::new(), Arc::new(body(10)));
+    eventually("more refusals than tries", || value(&two.counters().inbound_shed) > 3);
+    two.gate.installing.set_down(false);
+    assert!(two.runtime().block_on(first).unwrap().unwrap().accepted);
+    assert_eq!(seven.runtime().block_on(second).unwrap(), Ok(()));
+}
+
+#[test]
+fn a_peer_that_is_never_done_is_given_up() {
+    let hasty = Options { snapshot_tries_max: 2, snapshot_install_timeout: Duration::from_millis(100), ..options() };
+    let (seven, two, first) = at_work(hasty);
+    let sent = send(&seven, two.id, body(10));
+    assert!(matches!(sent, Err(SnapshotSendError::PeerBusy(_))), "{sent:?}");
+    two.gate.installing.set_down(false);
+    assert!(two.runtime().block_on(first).unwrap().unwrap().accepted);
+}
+
 #[test]
 fn a_transfer_that_never_gets_further_is_given_up() {
     let one = Node::start_with(1, Options { snapshot_tries_max: 3, ..options() }, 100);
@@ -221,8 +252,13 @@ fn a_transfer_that_never_gets_further_is_given_up() {
 
 /// Sends these parts by hand, reads the last reply; the stream stays open unless it `ends`.
 fn by_hand(node: &Node, parts: Vec<SnapshotPart>, ends: bool) -> Result<SnapshotReply, Status> {
-    node.runtime().block_on(async {
-        let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).unwrap().local_address(Some(ip(7)));
+    node.runtime().block_on(begin(node, parts, ends)).unwrap()
+}
+
+/// The same, while the test goes on.
+fn begin(node: &Node, parts: Vec<SnapshotPart>, ends: bool) -> JoinHandle<Result<SnapshotReply, Status>> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).unwrap().local_address(Some(ip(7)));
+    node.runtime().spawn(async move {
         let channel: Channel = endpoint.connect().await.unwrap();
         let mut client = LinkClient::new(channel);
         let parts = tokio_stream::iter(parts);

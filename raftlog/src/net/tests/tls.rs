@@ -3,7 +3,8 @@
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
-use tonic::Code;
+use tokio_stream::StreamExt;
+use tonic::transport::{Channel, Endpoint};
 
 use super::super::generated::link_client::LinkClient;
 use super::super::generated::{Hello, LinkRequest};
@@ -157,23 +158,57 @@ fn without_a_certificate_one_may_call_but_is_no_peer() {
     let two = node(2, Some(&authority.tls(2)));
     let (known, unknown) = (authority.tls(7), authority.tls(7));
     unknown.forget_certificate();
-    let say_hello = |tls| {
-        let options = Options { tls: Some(tls), local_address: Some(ip(7)), ..options() };
+    let answer = |tls, says_hello: bool| {
         two.runtime().block_on(async {
-            let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", two.address)).unwrap();
-            let mut client = LinkClient::new(endpoint.connect_with_connector_lazy(Connector::new(options)));
-            // Other services, which ask for no more than a connection, are reached.
-            let empty = client.link(tokio_stream::empty()).await.unwrap_err();
-            assert_eq!(empty.code(), Code::InvalidArgument);
+            let mut client = LinkClient::new(channel(&two, tls));
             let payload = Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 7]);
             let hello = LinkRequest { hello: Some(Hello { version: LINK_VERSION, payload }), ..LinkRequest::default() };
-            let mut replies = client.link(tokio_stream::once(hello)).await.unwrap().into_inner();
+            let said = tokio_stream::iter(says_hello.then_some(hello)).chain(tokio_stream::pending());
+            let mut replies = client.link(said).await.unwrap().into_inner();
             replies.message().await.unwrap().unwrap().hello.unwrap()
         })
     };
-    assert!(say_hello(known).accepted);
-    let reply = say_hello(unknown);
-    assert_eq!((reply.accepted, reply.code), (false, Refused::IDENTITY));
+    assert!(answer(known, true).accepted);
+    // Nothing that it may say is waited for.
+    for says_hello in [true, false] {
+        let reply = answer(unknown.clone(), says_hello);
+        assert_eq!((reply.accepted, reply.code), (false, Refused::IDENTITY));
+    }
+    two.runtime().block_on(async {
+        let mut client = LinkClient::new(channel(&two, unknown));
+        let mut replies = client.snapshot(tokio_stream::pending()).await.unwrap().into_inner();
+        let reply = replies.message().await.unwrap().unwrap();
+        assert_eq!((reply.accepted, reply.code), (false, Refused::IDENTITY));
+    });
+    assert_eq!(value(&two.counters().inbound_hellos_missing), 0);
+}
+
+/// A connection to the port of `node` that is made when it is needed.
+fn channel(node: &Node, tls: Arc<Tls>) -> Channel {
+    let options = Options { tls: Some(tls), local_address: Some(ip(7)), ..options() };
+    let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).unwrap();
+    let _entered = node.runtime().enter();
+    endpoint.connect_with_connector_lazy(Connector::new(options))
+}
+
+#[test]
+fn clients_without_a_certificate_leave_room_for_peers() {
+    let authority = Authority::new();
+    let (one, two) = (node(1, Some(&authority.tls(1))), node(2, Some(&authority.tls(2))));
+    let unknown = authority.tls(7);
+    unknown.forget_certificate();
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let channel = channel(&two, unknown.clone());
+        let called = two.runtime().block_on(LinkClient::new(channel.clone()).link(tokio_stream::pending()));
+        if called.is_ok() {
+            held.push(channel);
+        }
+    }
+    assert_eq!(held.len(), CONNECTIONS_MAX - CONNECTIONS_MAX / 4);
+    assert!(value(&two.counters().connections_shed) > 0);
+    link(&one, &two);
+    check_alive(&one, &two);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use format::{PREFIX, Place};
 pub(super) use format::{chunk_checksum, chunk_places, repair_head};
 
 use super::error::WalError;
-use super::io_error;
+use super::{io_error, open_error, write_error};
 use crate::disk::{Disk, STAGED_SUFFIX, is_full};
 use crate::types::{GroupId, Index, Term};
 
@@ -86,7 +86,7 @@ impl SnapshotStore {
     /// # Errors
     /// `Refused` if a newer one is stored, this one is being written already, or `meta` is longer than
     /// [`META_BYTES_MAX`];
-    /// `NoSpace`; `Io`.
+    /// `NoSpace`; `Starved`; `Io`.
     pub fn create(&self, group: GroupId, index: Index, term: Term, meta: &[u8]) -> Result<SnapshotWriter, WalError> {
         SnapshotWriter::create(self.clone(), Place { group, index, term }, meta)
     }
@@ -174,7 +174,7 @@ impl SnapshotStore {
     /// Starts a file for the bytes of a snapshot that a peer sends, to be appended in order from 0 on.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`.
+    /// `NoSpace`, `Starved`, `Io`.
     pub fn receive(&self, group: GroupId, index: Index, term: Term) -> Result<Receiving, WalError> {
         let number = self.0.received.fetch_add(1, Ordering::Relaxed);
         Receiving::create(self.clone(), Place { group, index, term }, number)
@@ -202,25 +202,16 @@ impl SnapshotStore {
         Ok(self.places()?.into_iter().rfind(|place| place.group == group))
     }
 
-    fn refuse_older(&self, place: &Place) -> Result<(), WalError> {
-        match self.newest(place.group)?.filter(|newest| newest.index > place.index) {
-            None => Ok(()),
-            Some(newest) => {
-                let Place { group, index, .. } = place;
-                let text = format!("group {group}: a snapshot at {index} when one at {} is stored", newest.index);
-                Err(WalError::Refused(text))
-            }
-        }
-    }
-
     /// Gives a synced file its final name, durably, and removes the older ones of the group.
     fn publish(&self, from: &str, place: &Place) -> Result<(), WalError> {
         let _one_act = self.making();
-        self.refuse_older(place)?;
+        // Looked for before: once the file has its name, nothing may fail that passes.
+        let places = self.places()?;
+        refuse_older(&places, place)?;
         let name = place.name();
         self.disk().rename(from, &name).map_err(|source| write_error("naming", &name, source))?;
         self.disk().sync_dir().map_err(|source| write_error("naming", &name, source))?;
-        for old in self.places()?.into_iter().filter(|old| old.group == place.group && *old < *place) {
+        for old in places.into_iter().filter(|old| old.group == place.group && *old < *place) {
             let name = old.name();
             self.disk().remove(&name).map_err(|source| io_error("removing", &name, source))?;
         }
@@ -244,14 +235,27 @@ impl SnapshotStore {
     }
 }
 
-fn list(disk: &dyn Disk) -> Result<Vec<String>, WalError> {
-    disk.list().map_err(|source| io_error("listing", "the data directory", source))
+/// Refuses a snapshot when a newer one of its group is among these, which are in order.
+fn refuse_older(places: &[Place], place: &Place) -> Result<(), WalError> {
+    let newest = places.iter().rfind(|other| other.group == place.group);
+    match newest.filter(|newest| newest.index > place.index) {
+        None => Ok(()),
+        Some(newest) => {
+            let Place { group, index, .. } = place;
+            let text = format!("group {group}: a snapshot at {index} when one at {} is stored", newest.index);
+            Err(WalError::Refused(text))
+        }
+    }
 }
 
-fn write_error(action: &'static str, name: &str, source: io::Error) -> WalError {
+fn list(disk: &dyn Disk) -> Result<Vec<String>, WalError> {
+    disk.list().map_err(|source| open_error("listing", "the data directory", source))
+}
+
+fn make_error(name: &str, source: io::Error) -> WalError {
     match is_full(&source) {
         true => WalError::NoSpace { file: name.to_owned() },
-        false => io_error(action, name, source),
+        false => open_error("making", name, source),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::format::{HEADER_BYTES, Header, Place, received_name};
 use super::reader::{SnapshotReader, Whose};
-use super::{SYNC_BYTES, SnapshotStore, io_error, write_error};
+use super::{SYNC_BYTES, SnapshotStore, io_error, make_error, write_error};
 use crate::disk::DiskFile;
 use crate::types::{GroupId, Index, Term};
 use crate::wal::error::WalError;
@@ -31,7 +31,7 @@ struct Part {
 impl Receiving {
     pub(super) fn create(store: SnapshotStore, place: Place, number: u64) -> Result<Receiving, WalError> {
         let name = received_name(place.group, number);
-        let file = store.disk().create(&name).map_err(|source| write_error("making", &name, source))?;
+        let file = store.disk().create(&name).map_err(|source| make_error(&name, source))?;
         let part = Part { store, place, name, file, is_installed: false };
         Ok(Receiving { part, length: 0, unsynced: 0, head: Vec::new(), header: None, is_broken: false })
     }
@@ -160,8 +160,9 @@ impl Received {
     /// it with success.
     ///
     /// # Errors
-    /// `Refused` if a newer snapshot is stored; `NoSpace`, `Io`: then it may have either name.
-    pub fn install(mut self) -> Result<(), WalError> {
+    /// `Refused` if a newer snapshot is stored; `Starved`: it is as before, and can be installed later; `NoSpace`, `Io`:
+    /// then it may have either name.
+    pub fn install(&mut self) -> Result<(), WalError> {
         self.part.store.publish(&self.part.name, &self.part.place)?;
         self.part.is_installed = true;
         Ok(())

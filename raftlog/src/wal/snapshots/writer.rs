@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::format::{
     CHECKSUM_BYTES, CHUNK_BYTES, HEADER_BYTES, Header, META_BYTES_MAX, Place, SNAPSHOT_BYTES_MAX, chunk_checksum,
 };
-use super::{SYNC_BYTES, SnapshotStore, io_error, write_error};
+use super::{SYNC_BYTES, SnapshotStore, io_error, make_error, refuse_older, write_error};
 use crate::disk::{DiskFile, STAGED_SUFFIX, is_full};
 use crate::wal::error::WalError;
 
@@ -35,7 +35,7 @@ impl SnapshotWriter {
             let text = format!("group {}: {} bytes of meta, the limit is {META_BYTES_MAX}", place.group, meta.len());
             return Err(WalError::Refused(text));
         }
-        store.refuse_older(&place)?;
+        refuse_older(&store.places()?, &place)?;
         if !store.making().insert(place) {
             let text = format!("group {}: its snapshot at {} is being written", place.group, place.index);
             return Err(WalError::Refused(text));
@@ -45,7 +45,7 @@ impl SnapshotWriter {
             Ok(file) => file,
             Err(error) => {
                 store.making().remove(&place);
-                return Err(write_error("making", &staged, error));
+                return Err(make_error(&staged, error));
             }
         };
         let mut writer = SnapshotWriter {

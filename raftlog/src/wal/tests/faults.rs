@@ -77,6 +77,44 @@ fn a_new_log_on_a_full_disk_says_so() {
     open(&disk).unwrap();
 }
 
+/// The log rolls a segment, reads an old one and installs a snapshot while others hold all descriptors.
+#[test]
+fn a_log_without_descriptors_goes_on_when_there_are_some() {
+    // With and without spares to make the next segment of.
+    for spared in [false, true] {
+        let disk = MemDisk::new();
+        let (mut wal, _) = open(&disk).unwrap();
+        let mut model = Model::new();
+        let mut starved = 0;
+        for index in 1..60 {
+            let mut round = vec![entry(0, index, 1, &[7; 200]), hard(0, 1, 1, index)];
+            if spared && index == 30 {
+                round.push(snapshot(0, index, 1));
+            }
+            disk.starve(true);
+            if let Err(error) = wal.append(&round, true) {
+                assert!(matches!(error, WalError::Starved { .. }), "{error}");
+                starved += 1;
+                disk.starve(false);
+                assert_eq!(state(&disk), model, "nothing was appended");
+                wal.append(&round, true).unwrap();
+            }
+            disk.starve(false);
+            apply(&mut model, &round);
+            wal.release().unwrap();
+        }
+        assert!(starved > 3, "{starved}");
+        let first = model[&GroupId(0)].entries[0].0;
+        disk.starve(true);
+        let read = |wal: &mut Wal| wal.read(GroupId(0), first, Index(60), 1 << 20);
+        assert!(matches!(read(&mut wal), Err(WalError::Starved { .. })));
+        disk.starve(false);
+        assert_eq!(read(&mut wal).unwrap().len(), model[&GroupId(0)].entries.len());
+        disk.crash(1);
+        assert_eq!(state(&disk), model);
+    }
+}
+
 #[test]
 fn a_failed_sync_poisons_until_the_next_start() {
     for skip in 0..12 {

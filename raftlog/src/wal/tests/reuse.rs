@@ -130,6 +130,33 @@ fn a_full_disk_gives_the_spares_up() {
     assert_eq!(open(&disk).unwrap().1.groups, model);
 }
 
+/// Blocks that are there do not help where nothing is overwritten in place.
+#[test]
+fn a_write_that_finds_the_disk_full_gives_the_spares_up() {
+    let disk = MemDisk::new();
+    let (mut wal, mut model) = spared(&disk);
+    disk.fill_at_write_after(0);
+    let round = [entry(0, FILL + 1, 1, b"fits")];
+    wal.append(&round, true).unwrap();
+    apply(&mut model, &round);
+    assert_eq!((wal.usage().spare_segments, names(&disk, "spare-").len()), (0, 0));
+    disk.crash(5);
+    assert_eq!((open(&disk).unwrap().1.groups, names(&disk, "spare-").len()), (model, 0));
+}
+
+#[test]
+fn a_disk_without_room_to_release_a_segment_keeps_it_until_there_is() {
+    let disk = MemDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    let rounds = fill(1);
+    rounds.iter().for_each(|round| wal.append(round, true).unwrap());
+    disk.fill_directory(true);
+    assert_eq!(wal.release().unwrap(), 0);
+    wal.append(&[hard(0, 2, 1, FILL)], true).unwrap();
+    disk.fill_directory(false);
+    assert!(wal.release().unwrap() > 2);
+}
+
 #[test]
 fn a_segment_longer_than_its_nominal_size_is_not_kept() {
     let disk = MemDisk::new();

@@ -139,17 +139,43 @@ fn a_file_that_is_being_sent_outlives_the_next_snapshot() {
 }
 
 #[test]
+fn nothing_of_a_damaged_chunk_is_sent() {
+    let disk = MemDisk::new();
+    let snapshots = store(&disk);
+    snapshots.save(GROUP, Index(7), Term(2), b"members", &body(3 * CHUNK + 5)).unwrap();
+    let name = disk.list().unwrap().remove(0);
+    let raw = snapshots.open_raw(GROUP, Index(7), Term(2)).unwrap();
+    let second = (64 + 7 + 4 + CHUNK) as u64;
+    disk.flip(&name, second + 100, 1).unwrap();
+    raw.read_at(0, &mut vec![0; second as usize]).unwrap();
+    for offset in [second, second + 101, second + CHUNK as u64] {
+        let read = raw.read_at(offset, &mut [0; 4]);
+        assert!(matches!(&read, Err(WalError::CorruptFile { what, .. }) if what.contains("chunk 1")), "{read:?}");
+    }
+    // What follows it is as it was.
+    let mut last = [0; 5];
+    raw.read_at(raw.length() - 5, &mut last).unwrap();
+    assert_eq!(last, body(3 * CHUNK + 5)[3 * CHUNK..]);
+    disk.flip(&name, 66, 1).unwrap();
+    let opened = snapshots.open_raw(GROUP, Index(7), Term(2)).map(drop);
+    assert!(matches!(opened, Err(WalError::CorruptFile { what, .. }) if what.contains("meta")));
+}
+
+#[test]
 fn what_was_received_is_installed_as_it_was_sent() {
     let (_, whole) = stored(3 * CHUNK + 5);
     for (seed, step) in [7, 64, 65, CHUNK + 4, 10 * CHUNK].into_iter().enumerate() {
         let disk = MemDisk::new();
         let snapshots = store(&disk);
         snapshots.save(GROUP, Index(3), Term(1), b"", b"older").unwrap();
-        let part = received(&snapshots, &whole, step).unwrap();
+        let mut part = received(&snapshots, &whole, step).unwrap();
         assert_eq!((part.group(), part.index(), part.term()), (GROUP, Index(7), Term(2)));
         assert_eq!(part.bytes(), whole.len() as u64);
         part.reader().unwrap().finish().unwrap();
         assert_eq!(snapshots.load(GROUP).unwrap().unwrap().body, b"older", "not before it is installed");
+        disk.starve(true);
+        assert!(matches!(part.install(), Err(WalError::Starved { .. })));
+        disk.starve(false);
         part.install().unwrap();
         assert_eq!(disk.list().unwrap().len(), 1);
         disk.crash(seed as u64);
@@ -175,7 +201,7 @@ fn a_transfer_goes_on_where_it_broke_off_also_for_want_of_space() {
         }
         room += 30_000;
     }
-    let part = receiving.finish().unwrap();
+    let mut part = receiving.finish().unwrap();
     part.reader().unwrap().finish().unwrap();
     part.install().unwrap();
     assert!(snapshots.load(GROUP).unwrap().unwrap().body == body(CHUNK + 5));
@@ -212,9 +238,10 @@ fn an_older_one_is_not_installed_over_a_newer_one() {
     let (_, whole) = stored(10);
     let disk = MemDisk::new();
     let snapshots = store(&disk);
-    let part = received(&snapshots, &whole, 100).unwrap();
+    let mut part = received(&snapshots, &whole, 100).unwrap();
     snapshots.save(GROUP, Index(9), Term(2), b"", b"newer").unwrap();
     assert!(matches!(part.install(), Err(WalError::Refused(_))));
+    drop(part);
     assert_eq!(disk.list().unwrap().len(), 1);
 }
 
@@ -254,7 +281,7 @@ fn a_crash_at_any_sync_of_a_received_snapshot_leaves_the_old_or_the_new_one() {
         let disk = MemDisk::new();
         store(&disk).save(GROUP, Index(1), Term(1), b"", b"old").unwrap();
         disk.fail_sync_after(seed % 3);
-        let installed = received(&store(&disk), &whole, 100).and_then(Received::install).is_ok();
+        let installed = received(&store(&disk), &whole, 100).and_then(|mut part| part.install()).is_ok();
         disk.crash(seed);
         let loaded = store(&disk).load(GROUP).unwrap().unwrap();
         assert!(loaded.index == Index(7) || !installed);
@@ -302,7 +329,7 @@ fn a_real_disk_streams_as_well() {
         raw.read_at(receiving.len(), &mut buffer[..step]).unwrap();
         receiving.append(&buffer[..step]).unwrap();
     }
-    let part = receiving.finish().unwrap();
+    let mut part = receiving.finish().unwrap();
     part.reader().unwrap().finish().unwrap();
     part.install().unwrap();
     let mut reader = snapshots.open_newest(GROUP).unwrap().unwrap();

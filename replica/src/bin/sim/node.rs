@@ -123,6 +123,7 @@ impl Machine {
                     fleet: None,
                     pin_groups: 0,
                     founders: Vec::new(),
+                    restored: false,
                 };
                 save_identity(disk.as_ref(), &identity).map_err(|error| error.to_string())?;
                 identity

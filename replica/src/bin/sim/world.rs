@@ -6,6 +6,7 @@ mod faults;
 mod operators;
 mod outputs;
 mod pools;
+mod restored;
 mod sessions;
 
 use std::{
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use flow::{
     BackendId, Balance, Bind, Commit, ControlCommand, ControlOutcome, HealthCounter, HealthKind, HealthSpec,
     Incarnation, InstanceId, MemberAddress, OnIsolation, Pin, PinKey, PoolId, PoolSpec, Protocol, Request,
-    ServerChange, ServerSpec, ServerState, SessionId, SessionRefusal, SlotTable, control::Vote,
+    ServerChange, ServerSpec, ServerState, SessionId, SessionOwner, SessionRefusal, SlotTable, control::Vote,
 };
 use raftlog::{
     GroupId, Index, NodeId, Term,
@@ -276,8 +277,7 @@ impl World {
         world.batches = world.random.chance(500);
         world.other_leases = world.random.chance(300);
         world.loss_per_mille = [0, 0, 5, 50][world.random.below(4) as usize];
-        for node in 0..count {
-            let at_us = world.random.below(300_000);
+        for (node, at_us) in world.restore_some().into_iter().enumerate() {
             world.at(at_us, Event::Restart { node });
         }
         world.hasty_births();

@@ -26,6 +26,9 @@ impl World {
                 });
             }
         }
+        if self.random.chance(50) {
+            self.intrude(node);
+        }
         let read = self.ticket(node, Asked::Read { acked: self.judge.acked_by_now() });
         if !self.asleep(node) {
             self.with(node, life, |running| running.replica.catch_up(read, GroupId(0), now_ms + 2000));

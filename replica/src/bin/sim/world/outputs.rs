@@ -58,6 +58,9 @@ impl World {
                     let mut bytes = vec![0; raw.length() as usize];
                     raw.read_at(0, &mut bytes).map(|()| Bytes::from(bytes))
                 });
+                if file.is_err() {
+                    running.replica.handle_snapshot_unreadable(group, (index, term));
+                }
                 let arrived = !lost && file.is_ok();
                 if let Some(file) = file.ok().filter(|_| !lost) {
                     self.send(node, to, Packet::Snapshot { group, index, term, message, file });

@@ -88,17 +88,36 @@ impl World {
         }
     }
 
-    /// An operator closes a session, be it a client's or an instance's.
+    /// A session ends: a client's because it is closed, an instance's because an earlier life of it asks, late, for its own.
     pub(super) fn close_a_session(&mut self, node: usize) {
-        let Some(Process { core: Core::Running(running), .. }) = &self.machines[node].process else { return };
-        let ids: Vec<SessionId> = running.control.sessions().ids().collect();
-        if !ids.is_empty() {
-            let id = ids[self.random.below(ids.len() as u64) as usize];
-            self.say(|| format!("operator at {}: closes session {id}", self.machines[node].label));
-            self.submit(node, ControlCommand::CloseSession(id));
+        let Some((id, owner)) = self.any_session(node) else { return };
+        self.say(|| format!("operator at {}: ends session {id}", self.machines[node].label));
+        self.submit(node, ControlCommand::CloseSession(id));
+        if let Some(owner) = owner {
+            let earlier = SessionOwner { life: self.random.next(), ..owner };
+            self.submit(node, ControlCommand::OpenSession(Some(earlier)));
         }
     }
+
+    /// A client tries to have its request carried out by a session that it saw in the log, and that is an instance's.
+    pub(super) fn intrude(&mut self, node: usize) {
+        let Some((session, Some(_))) = self.any_session(node) else { return };
+        let sequence = self.random.below(INTRUDERS_SEQUENCES);
+        let request = Request { session, sequence, answered_below: 0 };
+        let command = ControlCommand::KvPut { key: "intruder".to_owned(), value: b"v".to_vec(), if_revision: None };
+        let ticket = self.ticket(node, Asked::Other);
+        self.send_to_log(node, ticket, &command, Some(request));
+    }
+
+    fn any_session(&mut self, node: usize) -> Option<(SessionId, Option<SessionOwner>)> {
+        let Some(Process { core: Core::Running(running), .. }) = &self.machines[node].process else { return None };
+        let sessions: Vec<_> = running.control.sessions().ids().collect();
+        (!sessions.is_empty()).then(|| sessions[self.random.below(sessions.len() as u64) as usize])
+    }
 }
+
+/// Instances reach such numbers of requests in a run.
+const INTRUDERS_SEQUENCES: u64 = 100;
 
 /// So many clients have sessions.
 pub(super) const CLIENTS: usize = 2;

@@ -1,6 +1,7 @@
 //! Where a run keeps its files: a directory that goes away with it, and the next run takes away what a killed one left.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,8 +28,11 @@ impl Place {
         let directory = folder.join(name);
         let failed = || Error::io(format!("making {}", directory.display()));
         fs::create_dir(&directory).map_err(failed())?;
-        let lock = File::create(directory.join(LOCK)).map_err(failed())?;
+        // It gets its name when it is locked: others remove directories with a lock that is free.
+        let unlocked = directory.join(UNLOCKED);
+        let lock = File::create(&unlocked).map_err(failed())?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| failed()(errno.into()))?;
+        fs::rename(&unlocked, directory.join(LOCK)).map_err(failed())?;
         Ok(Place { directory, keep: AtomicBool::new(false), _lock: lock })
     }
 
@@ -67,14 +71,17 @@ fn sweep(folder: &Path) {
         let Ok(lock) = File::open(path.join(LOCK)) else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
             && let Err(error) = fs::remove_dir_all(&path)
+            // Another run was faster.
+            && error.kind() != ErrorKind::NotFound
         {
             eprintln!("could not remove {}, which an earlier run left: {error}", path.display());
         }
     }
 }
 
-const PREFIX: &str = "rocinante-partition-";
+const PREFIX: &str = "rocinante-loadtest-";
 const LOCK: &str = "lock";
+const UNLOCKED: &str = "lock.new";
 
 #[cfg(test)]
 mod tests {
