@@ -84,6 +84,15 @@ impl FlowKey {
         (Self { low: source, high: destination, protocol, version }, forward)
     }
 
+    /// Whether the endpoints are in the order in which [`FlowKey::of`] puts them. Of ICMP messages that nothing answers both
+    /// orders are.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        let one_way =
+            matches!(self.protocol, ICMP | ICMP6) && answer_to(self.protocol, self.low.port) != Some(self.high.port);
+        one_way || (self.low.address, self.low.port) <= (self.high.address, self.high.port)
+    }
+
     /// SHA-1 over what Community ID v1 hashes with seed 0 (github.com/corelight/community-id-spec), and `more`.
     fn digest(&self, more: &[u8]) -> [u8; 20] {
         let length = if self.version == IpVersion::V4 { 4 } else { 16 };

@@ -2,14 +2,14 @@
 
 mod dns;
 mod http;
-mod label;
 mod plain;
 mod quic;
 mod stream;
 mod tls;
 mod udp;
 
-pub use label::{App, Confidence, Label};
+use flow::app as label;
+pub use flow::app::{App, Confidence, Label};
 
 use crate::decode::Packet;
 use stream::Stream;

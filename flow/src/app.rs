@@ -1,4 +1,6 @@
 //! What a flow carries, in words.
+//!
+//! Numbers of protocols are in the log and in snapshots: none is ever given to another one.
 
 /// An application protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,6 +102,24 @@ impl App {
         Self::Modbus,
     ];
 
+    /// Its number in the log.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// The protocol of that number; none: it is of a later version.
+    #[must_use]
+    pub fn of(number: u16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|app| app.number() == number)
+    }
+
+    /// The protocol of that name, in any case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|app| app.name().eq_ignore_ascii_case(name))
+    }
+
     /// Its name in reports, as Wireshark and nDPI write it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -154,9 +174,10 @@ impl App {
 
 /// How sure a label is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Confidence {
     /// The port alone says so.
-    Port,
+    Port = 1,
     /// A few bytes that others might send as well, at a port where they are expected.
     Partial,
     /// The protocol's own structure.
@@ -164,6 +185,9 @@ pub enum Confidence {
 }
 
 impl Confidence {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Port, Self::Partial, Self::Payload];
+
     /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -176,7 +200,7 @@ impl Confidence {
 }
 
 /// What a flow carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Label {
     /// The protocol.
     pub app: App,
@@ -214,6 +238,7 @@ impl Label {
 }
 
 /// Printable ASCII in lower case; none if it is not, or is empty or too long.
+#[must_use]
 pub fn name(bytes: &[u8]) -> Option<Box<str>> {
     let fits = !bytes.is_empty() && bytes.len() <= HOST_BYTES_MAX && bytes.iter().all(u8::is_ascii_graphic);
     fits.then(|| bytes.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect::<String>().into())
@@ -221,3 +246,25 @@ pub fn name(bytes: &[u8]) -> Option<Box<str>> {
 
 /// Longest name.
 pub const HOST_BYTES_MAX: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_protocol_has_a_number_and_a_name_of_its_own() {
+        for (place, app) in App::ALL.iter().enumerate() {
+            assert_eq!(usize::from(app.number()), place + 1, "none is missing in the list");
+            assert_eq!((App::of(app.number()), App::named(&app.name().to_lowercase())), (Some(*app), Some(*app)));
+        }
+        assert_eq!((App::of(0), App::named("")), (None, None));
+    }
+
+    #[test]
+    fn names_are_printable_and_short() {
+        assert_eq!(name(b"WWW.Example.net").as_deref(), Some("www.example.net"));
+        for bad in [&b""[..], b"a b", b"caf\xc3\xa9", b"a\n", &[b'a'; HOST_BYTES_MAX + 1]] {
+            assert_eq!(name(bad), None);
+        }
+    }
+}
