@@ -6,3 +6,5 @@ pub mod classify;
 pub mod decode;
 pub mod read;
 pub mod track;
+#[cfg(test)]
+mod wires;

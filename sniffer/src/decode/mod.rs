@@ -3,6 +3,8 @@
 
 mod ip;
 mod link;
+#[cfg(test)]
+mod tests;
 
 pub use link::Link;
 
