@@ -5,6 +5,8 @@ mod http;
 mod plain;
 mod quic;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod udp;
 
