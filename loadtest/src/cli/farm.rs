@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use loadtest::error::{Error, Result};
 use loadtest::farm::{Backend, Cut, Farm};
@@ -95,10 +96,23 @@ fn named(farm: &Farm, name: &str) -> Result<Vec<Arc<Backend>>> {
 /// Standard input on a thread of its own, because reading it cannot be interrupted.
 fn lines_of_standard_input() -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel(LINES_AHEAD);
+    // In the background of a terminal a read stops the process, unless it does not care: then the read fails.
+    // SAFETY: no handler is installed, and nothing is passed but two numbers.
+    unsafe { libc::signal(libc::SIGTTIN, libc::SIG_IGN) };
     std::thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(|line| line.ok()) {
-            if !line.trim().is_empty() && send.blocking_send(line).is_err() {
-                break;
+        loop {
+            let mut line = String::new();
+            match std::io::stdin().read_line(&mut line) {
+                Ok(0) => break,
+                Ok(_) if line.trim().is_empty() => {}
+                Ok(_) => {
+                    if send.blocking_send(line).is_err() {
+                        break;
+                    }
+                }
+                // The terminal is somebody else's, until this process is brought to the foreground.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => std::thread::sleep(LOOK_AGAIN),
+                Err(_) => break,
             }
         }
     });
@@ -107,3 +121,5 @@ fn lines_of_standard_input() -> mpsc::Receiver<String> {
 
 const DEFAULT_COUNT: u16 = 4;
 const LINES_AHEAD: usize = 16;
+/// How often a process in the background looks whether it may read.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);

@@ -66,8 +66,12 @@ impl Store {
         let (wal, mut recovered) = Wal::open(Arc::clone(&disk), options)?;
         let snapshots = SnapshotStore::open(disk)?;
         let durable = Mirror::of(&recovered.groups);
-        if let Some(remains) = &remains {
+        if let Some(remains) = remains {
             remains.check(&durable).map_err(Refusal::Wrong)?;
+            // If the start fails after all, the next one finds what this one found: of the rounds that might have been
+            // there the others never come back.
+            *remains =
+                Remains { durable: Rc::new(RefCell::new(durable.clone())), unsynced: Vec::new(), all_written: false };
         }
         let durable = Rc::new(RefCell::new(durable));
         let mut store = Self { wal, snapshots, given: Mirror::default(), durable, unsynced: Vec::new() };
