@@ -57,7 +57,10 @@ fn a_tls_client_says_its_names_however_its_hello_is_cut() {
     let hello = client_hello("www.Example.net", &[b"h2", b"http/1.1"]);
     for cut in 1..hello.len() {
         let label = judge(6, (50_000, 8443), &[&hello[..cut], &hello[cut..]]).unwrap();
-        assert_eq!((label.app, label.host.as_deref(), label.alpn.as_deref()), (App::Tls, Some("www.example.net"), Some("h2")));
+        assert_eq!(
+            (label.app, label.host.as_deref(), label.alpn.as_deref()),
+            (App::Tls, Some("www.example.net"), Some("h2"))
+        );
         let ja4 = label.ja4.unwrap();
         assert!(ja4.starts_with("t13d") && ja4.len() == 36, "{ja4}");
     }
@@ -73,8 +76,8 @@ fn ja4_is_that_of_its_specification() {
         hello.extend([0; 32]);
         hello.push(0);
         let ciphers: [u16; 16] = [
-            0x0a0a, 0x1301, 0x1302, 0x1303, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8, 0xc013, 0xc014, 0x009c, 0x009d,
-            0x002f, 0x0035,
+            0x0a0a, 0x1301, 0x1302, 0x1303, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8, 0xc013, 0xc014, 0x009c,
+            0x009d, 0x002f, 0x0035,
         ];
         hello.extend((ciphers.len() as u16 * 2).to_be_bytes());
         ciphers.iter().for_each(|cipher| hello.extend(cipher.to_be_bytes()));
@@ -180,7 +183,8 @@ fn versions_that_cannot_be_read_are_known_by_their_numbers() {
     }
     let negotiation = [&[0x80, 0, 0, 0, 0, 8][..], &[7; 8], &[0], &[0, 0, 0, 1]].concat();
     assert_eq!(over_udp(443, &negotiation).unwrap().app, App::Quic);
-    let google = [&[0x0d][..], &[7; 8], b"Q043", &[1], b"CHLO", &[1, 0, 0, 0], b"SNI\0", &[4, 0, 0, 0], b"a.de"].concat();
+    let google =
+        [&[0x0d][..], &[7; 8], b"Q043", &[1], b"CHLO", &[1, 0, 0, 0], b"SNI\0", &[4, 0, 0, 0], b"a.de"].concat();
     let label = over_udp(443, &google).unwrap();
     assert_eq!((label.app, label.host.as_deref()), (App::Quic, Some("a.de")));
 }
@@ -219,7 +223,10 @@ fn questions_say_their_name() {
     let message = question(b"www.Example.net");
     for (port, app) in [(53, App::Dns), (5353, App::Mdns), (5355, App::Llmnr)] {
         let label = over_udp(port, &message).unwrap();
-        assert_eq!((label.app, label.host.as_deref(), label.confidence), (app, Some("www.example.net"), Confidence::Payload));
+        assert_eq!(
+            (label.app, label.host.as_deref(), label.confidence),
+            (app, Some("www.example.net"), Confidence::Payload)
+        );
     }
     let elsewhere = over_udp(8053, &message).unwrap();
     assert_eq!((elsewhere.app, elsewhere.confidence), (App::Dns, Confidence::Partial));
@@ -278,7 +285,9 @@ fn each_other_protocol_is_known_by_its_first_message() {
 
 #[test]
 fn rtp_is_believed_once_packets_follow_each_other() {
-    let packet = |sequence: u16, source: u8| [&[0x80, 0][..], &sequence.to_be_bytes(), &[0; 4], &[source; 4], &[9; 160]].concat();
+    let packet = |sequence: u16, source: u8| {
+        [&[0x80, 0][..], &sequence.to_be_bytes(), &[0; 4], &[source; 4], &[9; 160]].concat()
+    };
     let follow: Vec<Vec<u8>> = (100..106).map(|sequence| packet(sequence, 7)).collect();
     let follow: Vec<&[u8]> = follow.iter().map(Vec::as_slice).collect();
     assert_eq!(judge(17, (4000, 4002), &follow).map(|label| label.app), Some(App::Rtp));
@@ -301,7 +310,8 @@ fn any_bytes_are_survived_and_what_is_remembered_is_bounded() {
         question(b"a.example"),
         b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec(),
         [&[0xc3, 0, 0, 0, 1, 8][..], &[7; 1200]].concat(),
-        [&[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200, 1, 0, 0, 188, 0, 0, 0, 0, 0, 0, 0, 188][..], &[3; 188]].concat(),
+        [&[22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200, 1, 0, 0, 188, 0, 0, 0, 0, 0, 0, 0, 188][..], &[3; 188]]
+            .concat(),
     ];
     let mut random = 11_u64;
     let mut next = || {
