@@ -17,6 +17,10 @@ pub mod tally;
 pub mod tuning;
 pub mod view;
 
+pub mod app;
+pub mod flows;
+pub mod tuple;
+
 pub mod plant;
 
 pub use command::{

@@ -3,6 +3,7 @@
 //! The table of fields is the structs below; tags are never used again. Decoding checks everything: what comes out is a
 //! good command or an error.
 
+mod flows;
 mod pools;
 
 use prost::Message;

@@ -16,12 +16,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("replica", &["flow", "raftlog"]),
     ("proxy", &["flow", "api", "raftlog", "replica"]),
     ("loadtest", &["flow", "api"]),
+    ("sniffer", &["flow"]),
     ("benches", &["raftlog"]),
     ("xtask", &[]),
 ];
 
 /// What decides is plain code: these folders know no socket, clock, disk or thread.
-const PURE: &[&str] = &["flow/src/", "raftlog/src/driver/", "replica/src/"];
+const PURE: &[&str] = &[
+    "flow/src/",
+    "raftlog/src/driver/",
+    "replica/src/",
+    "sniffer/src/classify/",
+    "sniffer/src/decode/",
+    "sniffer/src/track/",
+];
 /// Except for these, which are doors by their nature.
 const NOT_PURE: &[&str] = &["replica/src/bin/sim/main.rs", "replica/src/bin/sim/plants.rs"];
 /// The words by which a folder would know one.
@@ -182,7 +190,7 @@ mod tests {
                 "flow/Cargo.toml" => "[dependencies]\nproxy.workspace = true".into(),
                 "raftlog/Cargo.toml" => "[dev-dependencies]\nflow = { path = \"../flow\" }".into(),
                 "ARCHITECTURE.md" => {
-                    "replica imports flow, raftlog; benches imports raftlog; proxy\nimports flow, api, raftlog, replica; \
+                    "replica imports flow, raftlog; sniffer imports flow; benches imports raftlog; proxy\nimports flow, api, raftlog, replica; \
                      loadtest imports flow"
                         .into()
                 }

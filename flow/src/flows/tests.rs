@@ -1,0 +1,196 @@
+//! Batches, sniffers, expiry and who follows the table.
+
+use super::*;
+use crate::{
+    app::{App, Confidence, Label},
+    tuple::{Endpoint, FlowKey},
+};
+
+struct Applier {
+    table: FlowTable,
+    expiry: Expiry,
+    now: u64,
+}
+
+impl Applier {
+    fn new(limits: FlowLimits) -> Self {
+        Self { table: FlowTable::new(limits), expiry: Expiry::new(), now: 1000 }
+    }
+
+    fn apply(&mut self, command: &FlowCommand) -> FlowOutcome {
+        let index = Revision(self.table.applied().0 + 1);
+        let outcome = self.table.apply(index, LogTime(self.now), command, &mut self.expiry);
+        self.table.check_invariants(&self.expiry);
+        outcome
+    }
+
+    fn report(&mut self, sniffer: u64, epoch: u64, sequence: u64, events: Vec<Observed>) -> FlowOutcome {
+        self.apply(&FlowCommand::Report { sniffer: SnifferId(sniffer), epoch, sequence, events })
+    }
+}
+
+fn event(port: u16, packets: u64) -> Observed {
+    let (version, source) = Endpoint::new("192.0.2.1".parse().unwrap(), port);
+    let (_, destination) = Endpoint::new("198.51.100.1".parse().unwrap(), 443);
+    let (key, from_low) = FlowKey::of(version, 6, source, destination);
+    Observed {
+        key,
+        seventh: None,
+        from_low,
+        standing: Standing::Established,
+        end: None,
+        first_us: 10,
+        last_us: 10 + packets,
+        counts: [Counts { packets, bytes: packets * 100 }, Counts::default()],
+        tcp_flags: [2, 16],
+        vlan: None,
+        sample: 1,
+        label: None,
+    }
+}
+
+fn packets(record: &FlowRecord) -> u64 {
+    record.counts()[0].packets
+}
+
+#[test]
+fn a_batch_counts_once_and_in_order() {
+    let mut one = Applier::new(FlowLimits::default());
+    assert_eq!(one.report(7, 1, 2, vec![event(1, 5)]), FlowOutcome::Gap(1));
+    assert_eq!(one.report(7, 1, 1, vec![event(1, 5)]), FlowOutcome::Done(Revision(2)));
+    let digest = one.table.digest();
+    assert_eq!(one.report(7, 1, 1, vec![event(1, 9)]), FlowOutcome::Again);
+    assert_eq!(packets(one.table.get(event(1, 0).id()).unwrap()), 5, "what comes again changes nothing");
+    assert_ne!(one.table.digest(), digest, "but the index is another one");
+    assert_eq!(one.report(7, 1, 2, vec![event(1, 8)]), FlowOutcome::Done(Revision(4)));
+    assert_eq!(
+        packets(one.table.get(event(1, 0).id()).unwrap()),
+        8,
+        "counters are since the beginning, not differences"
+    );
+    // Another life begins at 1 again, and the earlier one is heard no more.
+    assert_eq!(one.report(7, 2, 2, Vec::new()), FlowOutcome::Gap(1));
+    assert_eq!(one.report(7, 2, 1, vec![event(1, 3)]), FlowOutcome::Done(Revision(6)));
+    assert_eq!(one.report(7, 1, 3, vec![event(1, 99)]), FlowOutcome::OldEpoch(2));
+    assert_eq!(packets(one.table.get(event(1, 0).id()).unwrap()), 11, "what the earlier life counted is not lost");
+}
+
+#[test]
+fn several_sniffers_of_one_flow_make_one_record() {
+    let mut one = Applier::new(FlowLimits::default());
+    one.report(7, 1, 1, vec![event(1, 5)]);
+    let mut other = event(1, 6);
+    other.label = Some(Label::new(App::Tls, Confidence::Payload).named(b"example.net"));
+    one.report(8, 1, 1, vec![other]);
+    let mut guess = event(1, 7);
+    guess.label = Some(Label::new(App::Quic, Confidence::Port));
+    guess.end = Some(End::Idle);
+    one.report(7, 1, 2, vec![guess]);
+    assert_eq!(one.table.len(), 1);
+    let record = one.table.get(event(1, 0).id()).unwrap();
+    assert_eq!((packets(record), record.observations().len()), (7, 2), "they saw the same packets");
+    assert_eq!(record.label.as_ref().unwrap().app, App::Tls, "the surest says what it is");
+    assert_eq!(record.standing(), Standing::Established, "it goes on for the other");
+    let mut over = event(1, 6);
+    over.end = Some(End::Closed);
+    one.report(8, 1, 2, vec![over]);
+    assert!(one.table.get(event(1, 0).id()).unwrap().has_ended());
+    for sniffer in 10..10 + OBSERVERS_MAX as u64 {
+        one.report(sniffer, 1, 1, vec![event(1, 1)]);
+    }
+    assert_eq!(one.table.counters().unplaced, 2);
+}
+
+#[test]
+fn records_leave_by_log_time_and_those_that_ended_sooner() {
+    let limits = FlowLimits { flows: 100, ttl_ms: 1000, ended_ttl_ms: 100 };
+    let mut one = Applier::new(limits);
+    let mut over = event(2, 1);
+    over.end = Some(End::Closed);
+    one.report(7, 1, 1, vec![event(1, 1), over]);
+    one.now += 100;
+    one.apply(&FlowCommand::Tick);
+    assert!(one.table.get(event(2, 0).id()).is_none() && one.table.get(event(1, 0).id()).is_some());
+    one.now += 900;
+    one.apply(&FlowCommand::Tick);
+    assert!(one.table.is_empty());
+    assert_eq!(one.table.counters().expired, 2);
+}
+
+#[test]
+fn a_full_table_gives_up_what_would_leave_first() {
+    let mut one = Applier::new(FlowLimits { flows: 10, ttl_ms: 1000, ended_ttl_ms: 100 });
+    for port in 1..=30 {
+        one.now += 1;
+        one.report(7, 1, port.into(), vec![event(port, 1)]);
+    }
+    assert_eq!((one.table.len(), one.table.counters().evicted), (10, 20));
+    assert!((21..=30).all(|port| one.table.get(event(port, 0).id()).is_some()));
+}
+
+#[test]
+fn who_follows_the_table_misses_nothing_or_is_told_so() {
+    let mut one = Applier::new(FlowLimits { flows: 8, ttl_ms: 1000, ended_ttl_ms: 100 });
+    let mut seen = std::collections::BTreeMap::new();
+    let mut at = Revision(0);
+    for step in 1..=500_u64 {
+        one.now += 7;
+        one.report(7, 1, step, vec![event((step * 31 % 20) as u16, step), event((step % 7) as u16, step)]);
+        if step % 3 == 0 {
+            for change in one.table.changes_after(at, 1000).unwrap() {
+                assert!(change.revision() > at || at == Revision(0));
+                match change {
+                    Change::Now(_, flow) => seen.insert(flow, one.table.get(flow).unwrap().clone()),
+                    Change::Left(_, flow) => seen.remove(&flow),
+                };
+            }
+            at = one.table.applied();
+            let now: std::collections::BTreeMap<_, _> =
+                one.table.newest().map(|(flow, record)| (flow, record.clone())).collect();
+            assert_eq!(seen, now, "step {step}");
+        }
+    }
+}
+
+#[test]
+fn pages_hold_each_record_once() {
+    let mut one = Applier::new(FlowLimits::default());
+    one.report(7, 1, 1, (1..=25).map(|port| event(port, 1)).collect());
+    one.report(7, 1, 2, (26..=40).map(|port| event(port, 1)).collect());
+    let mut pages: Vec<FlowId> = one.table.newest().take(7).map(|(flow, _)| flow).collect();
+    loop {
+        let last = *pages.last().unwrap();
+        let revision = one.table.get(last).unwrap().revision;
+        let next: Vec<FlowId> = one.table.newest_before((revision, last)).take(7).map(|(flow, _)| flow).collect();
+        if next.is_empty() {
+            break;
+        }
+        pages.extend(next);
+    }
+    assert_eq!(pages.len(), 40);
+    assert_eq!(pages.iter().collect::<BTreeSet<_>>().len(), 40);
+}
+
+#[test]
+fn annotations_go_by_revision_and_are_bounded() {
+    let mut one = Applier::new(FlowLimits::default());
+    one.report(7, 1, 1, vec![event(1, 1)]);
+    let flow = event(1, 0).id();
+    let annotate = |revision, labels: &[(&str, &str)], verdict| FlowCommand::Annotate {
+        flow,
+        revision: Revision(revision),
+        labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        verdict,
+    };
+    let drop = Verdict { action: "drop".into(), source: "firewall".into() };
+    assert_eq!(one.apply(&annotate(1, &[("os", "linux")], Some(drop))), FlowOutcome::Done(Revision(2)));
+    assert_eq!(one.apply(&annotate(1, &[("os", "bsd")], None)), FlowOutcome::Changed(Revision(2)));
+    let long = "x".repeat(300);
+    assert_eq!(one.apply(&annotate(2, &[("os", &long)], None)), FlowOutcome::TooMany);
+    assert_eq!(one.apply(&annotate(2, &[("os", "")], None)), FlowOutcome::Done(Revision(5)));
+    let record = one.table.get(flow).unwrap();
+    assert!(record.labels.is_empty());
+    assert_eq!(&*record.verdict.as_ref().unwrap().0.action, "drop", "it stays until another one comes");
+    let none = FlowCommand::Annotate { flow: FlowId(1), revision: Revision(0), labels: Vec::new(), verdict: None };
+    assert_eq!(one.apply(&none), FlowOutcome::NoFlow);
+}

@@ -1,0 +1,79 @@
+//! What is known of one flow.
+
+use std::sync::Arc;
+
+use flow::tuple::FlowKey;
+
+use crate::classify::{Label, Pending};
+
+/// How far a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// One side was seen.
+    New,
+    /// Both were.
+    Established,
+    /// One side of TCP said that it has nothing more.
+    Closing,
+    /// Both did, or one broke it off.
+    Closed,
+}
+
+/// Why a flow is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// No packet for its idle timeout.
+    Idle,
+    /// TCP's FIN of both sides, or a RST.
+    Closed,
+    /// Its place was needed.
+    Evicted,
+    /// A connection of the same ports began.
+    Reused,
+    /// The capture is over.
+    Finished,
+}
+
+/// Packets of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of their frames on the wire.
+    pub bytes: u64,
+}
+
+/// What is known of one flow.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Its endpoints.
+    pub key: FlowKey,
+    /// Whether its first packet went from the key's low endpoint to the high one.
+    pub from_low: bool,
+    /// How far it is.
+    pub state: State,
+    /// The TOS byte of its first packet.
+    pub tos: u8,
+    /// The TCP flags seen from who sent the first packet, and from the other side.
+    pub tcp_flags: [u8; 2],
+    /// The outermost VLAN id of its first packet.
+    pub vlan: Option<u16>,
+    /// Packets with a payload that were looked at to classify it.
+    pub(super) looked_at: u8,
+    /// Whether it was told of.
+    pub(super) told: bool,
+    /// The time of its first packet, in microseconds since 1970.
+    pub first_us: u64,
+    /// The time of its last packet.
+    pub last_us: u64,
+    /// When it was last told of.
+    pub(super) told_us: u64,
+    /// From who sent the first packet, and from the other side.
+    pub counts: [Counts; 2],
+    /// What it carries, once that is known.
+    pub label: Option<Arc<Label>>,
+    /// What classification remembers until then.
+    pub(super) pending: Option<Box<Pending>>,
+    /// The next flow in the same slot of the wheel, or the next free place.
+    pub(super) next: u32,
+}

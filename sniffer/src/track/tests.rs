@@ -1,0 +1,203 @@
+//! Directions, ends, timeouts, bounds, and sums that are exact.
+
+use super::*;
+use crate::{
+    decode::{Link, decode},
+    wires::{at, ip, tcp, udp},
+};
+
+const SECOND: u64 = 1_000_000;
+/// Any time; the first tick of a tracker's clock is its first packet's.
+const BEGIN: u64 = 1_700_000_000 * SECOND;
+
+fn datagram(from: u16, to: u16) -> Vec<u8> {
+    ip(17, at("192.0.2.1"), at("198.51.100.1"), 0, &udp(from, to, b"x"))
+}
+
+fn segment(client: bool, port: u16, flags: u8) -> Vec<u8> {
+    let (a, b) = (at("192.0.2.1"), at("198.51.100.1"));
+    if client { ip(6, a, b, 0, &tcp(port, 80, 1, flags, b"")) } else { ip(6, b, a, 0, &tcp(80, port, 1, flags, b"")) }
+}
+
+fn feed(tracker: &mut Tracker, now_us: u64, packet: &[u8]) -> Vec<Event> {
+    let decoded = decode(Link::Raw, packet).unwrap();
+    tracker.handle_packet(now_us, packet.len() as u32, &decoded);
+    tracker.poll_events()
+}
+
+fn kinds(events: &[Event]) -> Vec<Kind> {
+    events.iter().map(|event| event.kind).collect()
+}
+
+#[test]
+fn a_connection_is_told_of_once_both_sides_were_seen_and_ends_five_seconds_after_its_end() {
+    let mut tracker = Tracker::new(Config::default());
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN, &segment(true, 1000, SYN))), []);
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN + 10, &segment(false, 1000, SYN | ACK))), [Kind::Start]);
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN + 20, &segment(true, 1000, ACK | FIN))), []);
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN + 30, &segment(false, 1000, ACK | FIN))), []);
+    tracker.handle_time(BEGIN + 4 * SECOND);
+    assert_eq!(tracker.len(), 1);
+    tracker.handle_time(BEGIN + 6 * SECOND);
+    let events = tracker.poll_events();
+    assert_eq!(kinds(&events), [Kind::End(End::Closed)]);
+    assert!(tracker.is_empty());
+    let flow = &events[0].flow;
+    assert_eq!((flow.counts[0].packets, flow.counts[1].packets), (2, 2));
+    assert_eq!((flow.first_us, flow.last_us), (BEGIN, BEGIN + 30));
+    assert_eq!(flow.tcp_flags, [SYN | ACK | FIN, SYN | ACK | FIN]);
+    assert!(flow.from_low, "192.0.2.1 is the lower one, and it began");
+}
+
+#[test]
+fn silence_ends_flows_by_the_clock_alone_and_at_the_next_packet() {
+    let mut tracker = Tracker::new(Config::default());
+    feed(&mut tracker, BEGIN, &datagram(1, 2));
+    tracker.handle_time(BEGIN + SECOND);
+    assert_eq!(kinds(&tracker.poll_events()), [Kind::Start], "a flow of one side is told of after a while");
+    tracker.handle_time(BEGIN + 40 * SECOND);
+    assert_eq!(kinds(&tracker.poll_events()), [Kind::End(End::Idle)]);
+    feed(&mut tracker, BEGIN + 41 * SECOND, &datagram(1, 2));
+    let again = feed(&mut tracker, BEGIN + 41 * SECOND + 30 * SECOND + 1, &datagram(1, 2));
+    assert_eq!(kinds(&again), [Kind::Short(End::Idle)], "nobody looked in between");
+    assert_eq!(tracker.counters().flows, 3);
+}
+
+#[test]
+fn a_gap_of_exactly_the_timeout_is_none() {
+    let config = Config { timeouts: Timeouts::all(15 * SECOND), ..Config::default() };
+    let mut tracker = Tracker::new(config);
+    for step in 0..10 {
+        feed(&mut tracker, BEGIN + step * 15 * SECOND, &datagram(1, 2));
+    }
+    assert_eq!(tracker.counters().flows, 1);
+    feed(&mut tracker, BEGIN + 9 * 15 * SECOND + 15 * SECOND + 1, &datagram(1, 2));
+    assert_eq!(tracker.counters().flows, 2);
+}
+
+#[test]
+fn a_flow_that_goes_on_is_told_of_again() {
+    let mut tracker = Tracker::new(Config::default());
+    let mut updates = 0;
+    for second in 0..310 {
+        let events = feed(&mut tracker, BEGIN + second * SECOND, &datagram(1, 2));
+        updates += events.iter().filter(|event| event.kind == Kind::Update).count();
+    }
+    assert_eq!(updates, 5, "each minute of five");
+}
+
+#[test]
+fn ports_that_are_used_again_make_another_flow_unless_it_is_not_wanted() {
+    for (split_closed, flows) in [(true, 2), (false, 1)] {
+        let mut tracker = Tracker::new(Config { split_closed, ..Config::default() });
+        feed(&mut tracker, BEGIN, &segment(true, 1000, SYN));
+        feed(&mut tracker, BEGIN + 1, &segment(false, 1000, RST));
+        feed(&mut tracker, BEGIN + 2, &segment(true, 1000, SYN));
+        assert_eq!(tracker.counters().flows, flows);
+    }
+}
+
+#[test]
+fn the_seventh_parts_tell_flows_apart() {
+    let packet = |tos| ip(17, at("192.0.2.1"), at("198.51.100.1"), tos, &udp(1, 2, b"x"));
+    for (seven, flows) in [(false, 1), (true, 2)] {
+        let mut tracker = Tracker::new(Config { seven, ..Config::default() });
+        feed(&mut tracker, BEGIN, &packet(0));
+        feed(&mut tracker, BEGIN, &packet(8));
+        assert_eq!(tracker.len(), flows);
+    }
+}
+
+#[test]
+fn a_full_table_gives_up_quiet_flows_and_counts_them() {
+    let mut tracker = Tracker::new(Config { flows_max: 100, ..Config::default() });
+    let mut ended = 0;
+    for port in 0..1000 {
+        // One flow that is never quiet.
+        ended += feed(&mut tracker, BEGIN + u64::from(port) * 1000, &datagram(5000, 53)).len();
+        ended += feed(&mut tracker, BEGIN + u64::from(port) * 1000, &datagram(port, 53))
+            .iter()
+            .filter(|event| matches!(event.kind, Kind::End(End::Evicted) | Kind::Short(End::Evicted)))
+            .count();
+    }
+    assert_eq!(tracker.len(), 100);
+    assert_eq!(tracker.counters().evicted, 901);
+    assert!(ended >= 901);
+    tracker.finish();
+    let last = tracker.poll_events();
+    assert_eq!(last.len(), 100);
+    assert!(last.iter().any(|event| event.flow.counts[0].packets == 1000), "the busy one was never given up");
+}
+
+#[test]
+fn every_packet_is_in_exactly_one_record() {
+    let mut tracker = Tracker::new(Config { flows_max: 50, ..Config::default() });
+    let mut random = 3_u64;
+    let (mut now, mut packets, mut bytes) = (BEGIN, 0, 0);
+    let mut told = (0, 0);
+    let mut count = |events: Vec<Event>| {
+        for event in events.iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_))) {
+            told.0 += event.flow.counts.iter().map(|side| side.packets).sum::<u64>();
+            told.1 += event.flow.counts.iter().map(|side| side.bytes).sum::<u64>();
+        }
+    };
+    for _ in 0..50_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let number = random >> 33;
+        now += number % 300_000;
+        let port = (number % 97) as u16;
+        let packet = match number % 5 {
+            0 => datagram(port, 53),
+            1 => datagram(53, port),
+            2 => segment(true, port, SYN),
+            3 => segment(false, port, ACK | FIN),
+            _ => segment(true, port, ACK | FIN),
+        };
+        packets += 1;
+        bytes += packet.len() as u64;
+        count(feed(&mut tracker, now, &packet));
+        assert!(tracker.len() <= 50);
+    }
+    tracker.finish();
+    count(tracker.poll_events());
+    assert_eq!(told, (packets, bytes));
+    let counters = tracker.counters();
+    assert_eq!((counters.packets, counters.tracked + counters.unsampled), (packets, packets));
+}
+
+#[test]
+fn a_sample_takes_whole_flows_and_the_same_ones_everywhere() {
+    let mut trackers = [1, 2].map(|_| Tracker::new(Config { sample: 4, ..Config::default() }));
+    for port in 0..4000 {
+        for tracker in &mut trackers {
+            feed(tracker, BEGIN, &datagram(port, 53));
+            feed(tracker, BEGIN, &datagram(53, port));
+        }
+    }
+    let [a, b] = trackers.map(|mut tracker| {
+        tracker.finish();
+        let events = tracker.poll_events();
+        let ended = events.iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_)));
+        let mut keys: Vec<_> = ended.map(|event| event.flow.key).collect();
+        keys.sort_unstable();
+        (keys, tracker.counters())
+    });
+    assert_eq!(a, b);
+    assert!((1800..2200).contains(&a.0.len()), "{} of 8000", a.0.len());
+    assert_eq!(a.1.tracked + a.1.unsampled, 8000);
+}
+
+#[test]
+fn time_that_goes_back_or_leaps_loses_nothing() {
+    let mut tracker = Tracker::new(Config::default());
+    feed(&mut tracker, BEGIN, &datagram(1, 2));
+    feed(&mut tracker, BEGIN - 100 * SECOND, &datagram(3, 4));
+    feed(&mut tracker, 0, &datagram(5, 6));
+    assert_eq!(tracker.len(), 3);
+    tracker.handle_time(BEGIN + 1_000_000 * SECOND);
+    assert!(tracker.is_empty());
+    assert_eq!(
+        tracker.poll_events().iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_))).count(),
+        3
+    );
+}
