@@ -15,7 +15,8 @@ pub fn over_udp(datagram: &[u8], ports: (u16, u16)) -> Option<Verdict> {
     let usual = at(53) || app != App::Dns;
     let found = message(datagram)?;
     // Elsewhere only what cannot well be anything else.
-    if !usual && !(found.questions == 1 && found.known_type && found.name.as_ref().is_some_and(|name| name.len() > 3)) {
+    let certain = found.questions == 1 && found.known_type && found.name.as_ref().is_some_and(|name| name.len() > 3);
+    if !usual && !certain {
         return None;
     }
     let confidence = if usual { Confidence::Payload } else { Confidence::Partial };

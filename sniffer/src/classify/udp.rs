@@ -11,10 +11,9 @@ pub fn examine(
     limits: &Limits,
 ) -> Verdict {
     let at = |port| ports.0 == port || ports.1 == port;
-    for known in [stun(datagram), dtls(datagram), wireguard(datagram), dhcp(datagram, ports), sip(datagram)] {
-        if let Some(verdict) = known {
-            return verdict;
-        }
+    let known = stun(datagram).or_else(|| dtls(datagram)).or_else(|| wireguard(datagram));
+    if let Some(verdict) = known.or_else(|| dhcp(datagram, ports)).or_else(|| sip(datagram)) {
+        return verdict;
     }
     if datagram.first().is_some_and(|first| first & 0x80 != 0 || first & 0x09 == 0x09)
         && let Some(verdict) = quic::examine(&mut pending.get_or_insert_default().quic, datagram, limits.bytes as usize)
@@ -24,10 +23,8 @@ pub fn examine(
     if let Some(verdict) = dns::over_udp(datagram, ports) {
         return verdict;
     }
-    for known in [ntp(datagram, ports), torrent(datagram), others(datagram, ports)] {
-        if let Some(verdict) = known {
-            return verdict;
-        }
+    if let Some(verdict) = ntp(datagram, ports).or_else(|| torrent(datagram)).or_else(|| others(datagram, ports)) {
+        return verdict;
     }
     if let Some(verdict) = pending.get_or_insert_default().rtp.examine(datagram, forward) {
         return verdict;
@@ -177,7 +174,8 @@ fn torrent(datagram: &[u8]) -> Option<Verdict> {
     // A SYN: type 4, version 1, no or known extensions, sequence 1, acknowledgement 0.
     let (header, rest) = datagram.split_first_chunk::<20>()?;
     let syn = header[0] == 0x41 && matches!(header[1], 0..=2) && header[16..20] == [0, 1, 0, 0];
-    (syn && header[1] == 0 && rest.is_empty() || syn && header[1] != 0 && rest.len() < 32).then_some(())?;
+    let fits = if header[1] == 0 { rest.is_empty() } else { rest.len() < 32 };
+    (syn && fits).then_some(())?;
     sure(App::BitTorrent)
 }
 
