@@ -5,7 +5,6 @@
 /// An application protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u16)]
-#[allow(missing_docs, reason = "their names say it")]
 pub enum App {
     Tls = 1,
     Quic,

@@ -25,8 +25,8 @@ pub struct Report {
     pub malformed: u64,
     /// Frames below whose IP is a layer that is not known.
     pub unknown_link: u64,
-    /// Packets of flows that a sample left out.
-    pub unsampled: u64,
+    /// Flows that were ended because there were too many at once; their packets are in records of their own.
+    pub evicted: u64,
     /// The flows, by their first packet.
     pub flows: Vec<Record>,
 }
@@ -107,7 +107,7 @@ pub fn read(path: &Path, filter: Option<&str>, config: Config) -> (Report, Optio
     records.extend(tracker.poll_events().iter().filter_map(record));
     records.sort_by_key(|record: &Record| record.first_us);
     [report.not_ip, report.nonfirst_fragments, report.malformed, report.unknown_link] = skipped;
-    report.unsampled = tracker.counters().unsampled;
+    report.evicted = tracker.counters().evicted;
     report.flows = records;
     (report, outcome.err())
 }

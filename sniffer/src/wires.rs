@@ -1,7 +1,5 @@
 //! Frames made by hand, for tests: each layer wraps what it is given.
 
-#![allow(missing_docs, reason = "of tests")]
-
 use std::net::IpAddr;
 
 /// An Ethernet frame.

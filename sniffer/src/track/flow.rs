@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub use flow::flows::{Counts, End};
 use flow::tuple::FlowKey;
 
 use crate::classify::{Label, Pending};
@@ -17,30 +18,6 @@ pub enum State {
     Closing,
     /// Both did, or one broke it off.
     Closed,
-}
-
-/// Why a flow is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
-    /// No packet for its idle timeout.
-    Idle,
-    /// TCP's FIN of both sides, or a RST.
-    Closed,
-    /// Its place was needed.
-    Evicted,
-    /// A connection of the same ports began.
-    Reused,
-    /// The capture is over.
-    Finished,
-}
-
-/// Packets of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes of their frames on the wire.
-    pub bytes: u64,
 }
 
 /// What is known of one flow.
