@@ -14,13 +14,17 @@ mod tests;
 use std::{
     collections::BTreeSet,
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
 use siphasher::sip::SipHasher24;
 
-pub use record::{Counts, End, FlowRecord, Observation, Observed, Standing, Verdict};
+pub use record::{Counts, End, FlowRecord, LABEL_BYTES_MAX, LABELS_MAX, Observation, Observed, Standing, Verdict};
 
-use crate::ids::{DIGEST_KEY, LogTime, Revision};
+use crate::{
+    ids::{DIGEST_KEY, LogTime, Revision},
+    plant::{self, Plant},
+};
 
 /// A flow: [`crate::tuple::FlowKey::id`], or the id of its 7-tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +33,16 @@ pub struct FlowId(pub u64);
 /// A sniffer: the hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SnifferId(pub u64);
+
+impl SnifferId {
+    /// That of a name: SipHash-2-4 of its bytes under a published key.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let mut hasher = SipHasher24::new_with_key(b"rocinante-sniffr");
+        hasher.write(name.as_bytes());
+        Self(hasher.finish())
+    }
+}
 
 /// A command of a flow group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +55,8 @@ pub enum FlowCommand {
         epoch: u64,
         /// The number of the batch within the life, from 1 on.
         sequence: u64,
+        /// The sniffer's name, of at most [`NAME_BYTES_MAX`] bytes.
+        name: Box<str>,
         /// What it saw, at most [`EVENTS_PER_BATCH_MAX`].
         events: Vec<Observed>,
     },
@@ -76,11 +92,15 @@ pub enum FlowOutcome {
     Changed(Revision),
     /// More labels than a record may have, or longer ones.
     TooMany,
+    /// This version does not know the command.
+    Unreadable,
 }
 
 /// How far a sniffer's reports are applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reporter {
+    /// Its name.
+    pub name: Arc<str>,
     /// Its life.
     pub epoch: u64,
     /// The last batch.
@@ -112,17 +132,22 @@ type TableHasher = ahash::RandomState;
 /// One flow group's state. A clone is cheap (shared structure).
 #[derive(Clone, Debug)]
 pub struct FlowTable {
-    applied: Revision,
-    time: LogTime,
-    flows: imbl::GenericHashMap<FlowId, FlowRecord, TableHasher, imbl::shared_ptr::DefaultSharedPtr>,
+    pub(crate) applied: Revision,
+    pub(crate) time: LogTime,
+    /// Behind pointers: what readers hold makes a change copy the map's nodes, and not the records beside it.
+    pub(crate) flows: imbl::GenericHashMap<FlowId, Arc<FlowRecord>, TableHasher, imbl::shared_ptr::DefaultSharedPtr>,
+    /// The records of 7-tuples, by the id of their 5-tuple.
+    sevens: imbl::OrdMap<(FlowId, FlowId), ()>,
     /// Flows by the revision of their last change: what has changed since when.
     changes: imbl::OrdMap<(Revision, FlowId), ()>,
     /// Flows that left, by the revision at which they did: the newest of them.
-    departures: imbl::OrdMap<(Revision, FlowId), ()>,
-    /// All that left up to there are forgotten.
-    forgotten: Revision,
-    sniffers: imbl::OrdMap<SnifferId, Reporter>,
-    counters: FlowCounters,
+    pub(crate) departures: imbl::OrdMap<(Revision, FlowId), ()>,
+    /// Of those that left up to there some are forgotten.
+    pub(crate) forgotten: Revision,
+    /// How many ever left.
+    pub(crate) left: u64,
+    pub(crate) sniffers: imbl::OrdMap<SnifferId, Reporter>,
+    pub(crate) counters: FlowCounters,
     limits: FlowLimits,
     /// Sum of the records' hashes.
     digest: u64,
@@ -172,14 +197,27 @@ impl FlowTable {
             applied: Revision(0),
             time: LogTime(0),
             flows: imbl::GenericHashMap::with_hasher(TableHasher::new()),
+            sevens: imbl::OrdMap::new(),
             changes: imbl::OrdMap::new(),
             departures: imbl::OrdMap::new(),
             forgotten: Revision(0),
+            left: 0,
             sniffers: imbl::OrdMap::new(),
             counters: FlowCounters::default(),
             limits,
             digest: 0,
         }
+    }
+
+    /// How much it may hold.
+    #[must_use]
+    pub fn limits(&self) -> FlowLimits {
+        self.limits
+    }
+
+    /// It is to hold as much from now on.
+    pub fn set_limits(&mut self, limits: FlowLimits) {
+        self.limits = limits;
     }
 
     /// The index of the last entry applied.
@@ -209,41 +247,82 @@ impl FlowTable {
     /// A record.
     #[must_use]
     pub fn get(&self, flow: FlowId) -> Option<&FlowRecord> {
-        self.flows.get(&flow)
+        self.flows.get(&flow).map(Arc::as_ref)
+    }
+
+    /// The records of a 5-tuple: its own, and those of its 7-tuples.
+    pub fn of_five(&self, five: FlowId) -> impl Iterator<Item = (FlowId, &FlowRecord)> {
+        let sevens = self.sevens.range((five, FlowId(0))..=(five, FlowId(u64::MAX))).map(|((_, flow), ())| *flow);
+        std::iter::once(five).chain(sevens).filter_map(|flow| Some((flow, self.get(flow)?)))
     }
 
     /// All records, the one that changed last in front.
     pub fn newest(&self) -> impl Iterator<Item = (FlowId, &FlowRecord)> {
-        self.changes.iter().rev().filter_map(|((_, flow), ())| Some((*flow, self.flows.get(flow)?)))
+        self.changes.iter().rev().filter_map(|((_, flow), ())| Some((*flow, self.get(*flow)?)))
     }
 
     /// The records that were changed last by an entry before this one, the last in front: the next page.
     pub fn newest_before(&self, before: (Revision, FlowId)) -> impl Iterator<Item = (FlowId, &FlowRecord)> {
         let older = self.changes.range(..before).rev();
-        older.filter_map(|((_, flow), ())| Some((*flow, self.flows.get(flow)?)))
+        older.filter_map(|((_, flow), ())| Some((*flow, self.get(*flow)?)))
     }
 
-    /// What changed after that entry, in order; none where that is not known any more: then all has to be read anew.
+    /// What changed after that entry, in order, the changes of one entry together, about `most` of them. All that changed and
+    /// is still there is among them; of what left, what is not forgotten ([`FlowTable::missed_after`]).
     #[must_use]
-    pub fn changes_after(&self, revision: Revision, most: usize) -> Option<Vec<Change>> {
-        if revision < self.forgotten {
-            return None;
-        }
+    pub fn changes_after(&self, revision: Revision, most: usize) -> Vec<Change> {
         let after = (Revision(revision.0.saturating_add(1)), FlowId(0))..;
         let mut now = self.changes.range(after.clone()).map(|((at, flow), ())| Change::Now(*at, *flow)).peekable();
         let mut left = self.departures.range(after).map(|((at, flow), ())| Change::Left(*at, *flow)).peekable();
-        let mut found = Vec::new();
-        while found.len() < most {
-            let next = match (now.peek(), left.peek()) {
+        let mut found: Vec<Change> = Vec::new();
+        loop {
+            let left_first = match (now.peek(), left.peek()) {
                 // A record that left and came again with the same entry is there.
-                (Some(a), Some(b)) if b.revision() <= a.revision() => left.next(),
-                (Some(_), _) => now.next(),
-                (None, _) => left.next(),
+                (Some(a), Some(b)) => b.revision() <= a.revision(),
+                (now, _) => now.is_none(),
             };
-            let Some(next) = next else { break };
+            let Some(next) = (if left_first { left.next() } else { now.next() }) else { break };
+            if found.len() >= most && found.last().is_some_and(|last| last.revision() != next.revision()) {
+                break;
+            }
             found.push(next);
         }
-        Some(found)
+        found
+    }
+
+    /// How many records left after that entry and are forgotten, so that [`FlowTable::changes_after`] does not tell of them;
+    /// `left`: how many had left by then ([`FlowTable::left`]).
+    #[must_use]
+    pub fn missed_after(&self, revision: Revision, left: u64) -> u64 {
+        if revision >= self.forgotten {
+            return 0;
+        }
+        self.left.saturating_sub(left).saturating_sub(self.remembered_after(revision))
+    }
+
+    /// Whether records may have left after that entry that are forgotten.
+    #[must_use]
+    pub fn has_forgotten_after(&self, revision: Revision) -> bool {
+        revision < self.forgotten
+    }
+
+    /// How many records that left after that entry are remembered.
+    #[must_use]
+    pub fn remembered_after(&self, revision: Revision) -> u64 {
+        let after = (Revision(revision.0.saturating_add(1)), FlowId(0))..;
+        self.departures.range(after).count() as u64
+    }
+
+    /// How many records have left since the table began.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// How far a sniffer's reports are applied.
+    #[must_use]
+    pub fn sniffer(&self, id: SnifferId) -> Option<&Reporter> {
+        self.sniffers.get(&id)
     }
 
     /// How far each sniffer's reports are applied.
@@ -266,6 +345,7 @@ impl FlowTable {
             self.applied.0,
             self.time.0,
             self.forgotten.0,
+            self.left,
             self.digest,
             counted.begun,
             counted.expired,
@@ -279,6 +359,7 @@ impl FlowTable {
             for number in [id.0, reporter.epoch, reporter.sequence, reporter.at.0] {
                 hasher.write_u64(number.to_be());
             }
+            hasher.write(reporter.name.as_bytes());
         }
         for ((revision, flow), ()) in &self.departures {
             hasher.write_u64(revision.0.to_be());
@@ -292,8 +373,8 @@ impl FlowTable {
         debug_assert!(index > self.applied, "entries are applied once, in order");
         self.skip(index, time, expiry);
         match command {
-            FlowCommand::Report { sniffer, epoch, sequence, events } => {
-                self.report(index, (*sniffer, *epoch, *sequence), events, expiry)
+            FlowCommand::Report { sniffer, epoch, sequence, name, events } => {
+                self.report(index, (*sniffer, *epoch, *sequence, name), events, expiry)
             }
             FlowCommand::Annotate { flow, revision, labels, verdict } => {
                 self.annotate(index, *flow, *revision, labels, verdict.as_ref(), expiry)
@@ -327,21 +408,25 @@ impl FlowTable {
     fn report(
         &mut self,
         index: Revision,
-        (sniffer, epoch, sequence): (SnifferId, u64, u64),
+        (sniffer, epoch, sequence, name): (SnifferId, u64, u64, &str),
         events: &[Observed],
         expiry: &mut Expiry,
     ) -> FlowOutcome {
-        let known = self.sniffers.get(&sniffer).copied();
-        match known {
-            Some(known) if epoch < known.epoch => return FlowOutcome::OldEpoch(known.epoch),
-            Some(known) if epoch == known.epoch && sequence <= known.sequence => {
+        let known = self.sniffers.get(&sniffer).cloned();
+        match &known {
+            Some(known) if epoch < known.epoch && !plant::on(Plant::EarlierLife) => {
+                return FlowOutcome::OldEpoch(known.epoch);
+            }
+            Some(known) if epoch == known.epoch && sequence <= known.sequence && !plant::on(Plant::BatchAgain) => {
                 self.counters.again += 1;
                 return FlowOutcome::Again;
             }
             _ => {}
         }
-        let expected = known.filter(|known| known.epoch == epoch).map_or(1, |known| known.sequence + 1);
-        if sequence != expected {
+        let expected = known.as_ref().filter(|known| known.epoch == epoch).map_or(1, |known| known.sequence + 1);
+        let late = plant::on(Plant::BatchAgain) && sequence < expected
+            || plant::on(Plant::EarlierLife) && known.as_ref().is_some_and(|known| epoch < known.epoch);
+        if sequence != expected && !late {
             return FlowOutcome::Gap(expected);
         }
         if known.is_none() && self.sniffers.len() >= SNIFFERS_MAX {
@@ -349,7 +434,11 @@ impl FlowTable {
             let oldest = self.sniffers.iter().min_by_key(|(id, reporter)| (reporter.at, **id)).map(|(id, _)| *id);
             self.sniffers.remove(&oldest.unwrap_or(sniffer));
         }
-        self.sniffers.insert(sniffer, Reporter { epoch, sequence, at: self.time });
+        let name = match known {
+            Some(known) if *known.name == *name => known.name,
+            _ => name.into(),
+        };
+        self.sniffers.insert(sniffer, Reporter { name, epoch, sequence, at: self.time });
         for event in events {
             self.observe(index, sniffer, epoch, event, expiry);
         }
@@ -359,7 +448,7 @@ impl FlowTable {
     fn observe(&mut self, index: Revision, sniffer: SnifferId, epoch: u64, event: &Observed, expiry: &mut Expiry) {
         let flow = event.id();
         let mut record = match self.take(flow, expiry) {
-            Some(record) => record,
+            Some(record) => Arc::unwrap_or_clone(record),
             None => {
                 if self.flows.len() as u64 >= self.limits.flows {
                     // The one that would leave first.
@@ -394,7 +483,7 @@ impl FlowTable {
         if record.revision != revision {
             return FlowOutcome::Changed(record.revision);
         }
-        let mut changed = record.clone();
+        let mut changed = FlowRecord::clone(record);
         if !changed.annotate(labels, verdict, self.time) {
             return FlowOutcome::TooMany;
         }
@@ -405,26 +494,34 @@ impl FlowTable {
     }
 
     /// Takes a record out, to be put back.
-    fn take(&mut self, flow: FlowId, expiry: &mut Expiry) -> Option<FlowRecord> {
+    fn take(&mut self, flow: FlowId, expiry: &mut Expiry) -> Option<Arc<FlowRecord>> {
         let record = self.flows.remove(&flow)?;
         self.digest = self.digest.wrapping_sub(hash_record(flow, &record));
         self.changes.remove(&(record.revision, flow));
         expiry.remove(&(record.expires, flow));
+        if record.seventh.is_some() {
+            self.sevens.remove(&(FlowId(record.key.id()), flow));
+        }
         Some(record)
     }
 
-    fn put(&mut self, flow: FlowId, record: FlowRecord, expiry: &mut Expiry) {
+    pub(crate) fn put(&mut self, flow: FlowId, record: FlowRecord, expiry: &mut Expiry) {
         self.digest = self.digest.wrapping_add(hash_record(flow, &record));
         self.changes.insert((record.revision, flow), ());
         expiry.insert((record.expires, flow));
-        self.flows.insert(flow, record);
+        if record.seventh.is_some() {
+            self.sevens.insert((FlowId(record.key.id()), flow), ());
+        }
+        self.flows.insert(flow, Arc::new(record));
     }
 
     fn remove(&mut self, index: Revision, flow: FlowId, expiry: &mut Expiry) {
         if self.take(flow, expiry).is_none() {
             return;
         }
-        self.departures.insert((index, flow), ());
+        if self.departures.insert((index, flow), ()).is_none() {
+            self.left += 1;
+        }
         if self.departures.len() > DEPARTURES_MAX
             && let Some(oldest) = self.departures.get_min().map(|(place, ())| *place)
         {
@@ -448,6 +545,10 @@ impl FlowTable {
         assert!(self.departures.len() <= DEPARTURES_MAX && self.sniffers.len() <= SNIFFERS_MAX);
         let sum = self.flows.iter().fold(0u64, |sum, (flow, record)| sum.wrapping_add(hash_record(*flow, record)));
         assert_eq!(sum, self.digest, "the running digest is the sum of the records");
+        let sevens = self.flows.iter().filter(|(_, record)| record.seventh.is_some());
+        let sevens: BTreeSet<_> = sevens.map(|(flow, record)| (FlowId(record.key.id()), *flow)).collect();
+        assert!(self.sevens.keys().eq(&sevens), "7-tuples are found by their 5-tuple");
+        assert!(self.left >= self.departures.len() as u64, "what left is counted");
     }
 }
 
@@ -458,11 +559,20 @@ fn hash_record(flow: FlowId, record: &FlowRecord) -> u64 {
     hasher.finish()
 }
 
+/// The part of the table, of so many, that has the flows of a 5-tuple: by the upper half of its id, as samples go by the lower.
+#[must_use]
+pub fn shard_of(five: FlowId, shards: u32) -> u32 {
+    ((five.0 >> 32) % u64::from(shards.max(1))) as u32
+}
+
 /// Most events in one batch.
 pub const EVENTS_PER_BATCH_MAX: usize = 2_000;
 
 /// At most this many expired records leave with one entry. A batch begins at most 2 000 more.
 pub const EXPIRE_PER_ENTRY: usize = 4_096;
+
+/// Most bytes of a sniffer's name.
+pub const NAME_BYTES_MAX: usize = 128;
 
 /// Most sniffers that see one flow.
 pub const OBSERVERS_MAX: usize = 8;

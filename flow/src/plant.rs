@@ -68,6 +68,12 @@ pub enum Plant {
     AnyonesSession,
     /// Birth: empty directories found a fleet that was restored.
     FoundsRestored,
+    /// Flows: a batch that comes again is taken for a new one.
+    BatchAgain,
+    /// Flows: what an earlier life of a sniffer says still counts.
+    EarlierLife,
+    /// Flows: how far each sniffer's reports came is missing in snapshots.
+    SniffersNotInSnapshot,
 }
 
 impl Plant {
@@ -119,6 +125,13 @@ impl Plant {
         ),
         ("applied-twice", Self::AppliedTwice, "Exactly once: a request that comes again is carried out again"),
         ("founds-restored", Self::FoundsRestored, "Birth: empty directories found a fleet that was restored"),
+        ("batch-again", Self::BatchAgain, "Flows: a batch that comes again is taken for a new one"),
+        ("earlier-life", Self::EarlierLife, "Flows: what an earlier life of a sniffer says still counts"),
+        (
+            "sniffers-not-in-snapshot",
+            Self::SniffersNotInSnapshot,
+            "Flows: how far each sniffer's reports came is missing in snapshots",
+        ),
         ("anyones-session", Self::AnyonesSession, "Exactly once: a client's request goes by an instance's session"),
     ];
 }

@@ -1,5 +1,6 @@
 //! Snapshots: a table's whole state as a stream of bytes, row by row, and back.
 
+mod flows;
 mod rows;
 mod sessions;
 mod stream;
@@ -311,6 +312,36 @@ impl ControlTable {
     }
 }
 
+/// Which table a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// A [`ControlTable`].
+    Control,
+    /// A [`PinTable`].
+    Pins,
+    /// A [`crate::flows::FlowTable`].
+    Flows,
+}
+
+/// Finds out which table a snapshot is of; what comes back reads as the whole of it.
+///
+/// # Errors
+/// If it is the snapshot of none.
+pub fn table_of(input: &mut dyn Read) -> Result<(Table, impl Read), SnapshotError> {
+    let mut start = [FORMAT, 0];
+    let length = stream::fill(input, &mut start)?;
+    let table = match start {
+        [FORMAT, PIN_TABLE] => Table::Pins,
+        [FORMAT, CONTROL_TABLE] => Table::Control,
+        [FORMAT, FLOW_TABLE] => Table::Flows,
+        _ if length == 0 => return Err(SnapshotError::Format { found: None, known: FORMAT }),
+        [FORMAT, _] if length == 1 => return Err(SnapshotError::CutOff(0)),
+        [FORMAT, _] => return Err(SnapshotError::OtherTable),
+        [found, _] => return Err(SnapshotError::Format { found: Some(found), known: FORMAT }),
+    };
+    Ok((table, io::Cursor::new(start).chain(input)))
+}
+
 #[cfg(test)]
 fn in_memory(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -347,6 +378,7 @@ fn take_member(
 /// Which table it is.
 const PIN_TABLE: u8 = b'p';
 const CONTROL_TABLE: u8 = b'c';
+const FLOW_TABLE: u8 = b'f';
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ mod pools;
 
 use prost::Message;
 
+pub(crate) use self::flows::FlowRowMessage;
+pub use self::flows::encode_report;
 pub(crate) use self::pools::{AddressMessage, BirthMessage, PoolMessage};
 
 use self::pools::ServerMessage;

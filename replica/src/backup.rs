@@ -21,7 +21,10 @@ use std::{
     sync::Arc,
 };
 
-use flow::{FleetId, Incarnation, LogTime, Revision};
+use flow::{
+    FleetId, Incarnation, LogTime, Revision,
+    flows::{Expiry, FlowLimits, FlowTable},
+};
 use prost::Message;
 use raftlog::{
     GroupId, Index, NodeId, Record, Term,
@@ -34,7 +37,7 @@ use raftlog::{
 use crate::{
     birth::{Founding, Identity},
     storage::{LOG_BEGUN, load_identity, save_identity, store_snapshot},
-    tables::{ControlState, GroupState, PinState},
+    tables::{ControlState, FlowState, GroupState, PinState},
 };
 
 /// What a backup says of itself.
@@ -143,14 +146,17 @@ pub fn read(input: &mut dyn Read) -> Result<Backup, BackupError> {
     let mut states = BTreeMap::new();
     for group in (0..head.groups).map(GroupId) {
         let mut pieces = PieceReader { input, piece: Vec::new(), given: 0, ended: false };
-        let state = GroupState::read_from(group, &mut pieces);
+        let state = GroupState::read_from(&mut pieces);
         let state = state.map_err(|error| unusable(&format!("group {group}: {error}")))?;
         io::copy(&mut pieces, &mut io::sink()).map_err(|error| unusable(&format!("group {group}: {error}")))?;
+        if matches!(state, GroupState::Control(_)) != (group.0 == 0) || matches!(state, GroupState::Flows(_)) {
+            return Err(unusable(&format!("group {group}: it is the state of another kind of group")));
+        }
         states.insert(group, state);
     }
     let newest = states.values().filter_map(|state| match state {
         GroupState::Pins(state) => Some(state.0.epoch()),
-        GroupState::Control(_) => None,
+        GroupState::Control(_) | GroupState::Flows(_) => None,
     });
     if let Some(GroupState::Control(table)) = states.get(&GroupId(0))
         && newest.max().is_some_and(|epoch| epoch > table.epoch())
@@ -189,14 +195,25 @@ pub fn restore(
     let Some(id) = founding.id_of(label) else {
         return Err(BackupError::Founding(format!("the configuration has no instance {label}")));
     };
-    let begins: Vec<Revision> =
-        backup.states.iter().map(|(group, state)| ahead(*group, state.applied())).collect::<Result<_, _>>()?;
     let pin_groups = backup.head.groups - 1;
+    // What sniffers saw then is over: those groups begin with nothing.
+    let mut states = backup.states;
+    for group in 0..founding.flow_groups {
+        let nothing = (FlowTable::new(FlowLimits::default()), Expiry::new());
+        states.insert(GroupId(1 + pin_groups + group), GroupState::Flows(Box::new(nothing)));
+    }
+    // Flow groups begin where group 0 does: they may have been as far in a fleet that was restored itself.
+    let control = states.get(&GroupId(0)).map_or(Revision(0), GroupState::applied);
+    let begin = |(group, state): (&GroupId, &GroupState)| match state {
+        GroupState::Flows(_) => ahead(*group, control),
+        GroupState::Control(_) | GroupState::Pins(_) => ahead(*group, state.applied()),
+    };
+    let begins: Vec<Revision> = states.iter().map(begin).collect::<Result<_, _>>()?;
     let founders = founding.founders();
     let fleet = successor(&backup.head, founding);
     let voters: Vec<NodeId> = founders.iter().map(|(id, _)| NodeId(id.0)).collect();
     let mut records = Vec::new();
-    for ((group, mut state), begin) in backup.states.into_iter().zip(begins) {
+    for ((group, mut state), begin) in states.into_iter().zip(begins) {
         if let GroupState::Control(table) = &mut state {
             table.become_fleet(fleet, &founders);
         }
@@ -217,6 +234,7 @@ pub fn restore(
         id: Some(id),
         fleet: Some(fleet),
         pin_groups,
+        flow_groups: founding.flow_groups,
         // Its log does not begin where a founder's does.
         founders: Vec::new(),
         restored: true,
@@ -255,6 +273,7 @@ impl GroupState {
         match self {
             Self::Control(table) => table.time(),
             Self::Pins(state) => state.0.time(),
+            Self::Flows(state) => state.0.time(),
         }
     }
 
@@ -267,6 +286,10 @@ impl GroupState {
                 let (pins, expiry) = state.as_mut();
                 pins.skip(index, time, expiry);
             }
+            Self::Flows(state) => {
+                let (flows, expiry) = state.as_mut();
+                flows.skip(index, time, expiry);
+            }
         }
     }
 
@@ -274,6 +297,7 @@ impl GroupState {
         match self {
             Self::Control(table) => Box::new(ControlState(*table)),
             Self::Pins(state) => Box::new(PinState(state.0)),
+            Self::Flows(state) => Box::new(FlowState(state.0)),
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Founding {
     pub instances: Vec<MemberAddress>,
     /// How many pin groups it shall have.
     pub pin_groups: u32,
+    /// How many flow groups.
+    pub flow_groups: u32,
     /// How long its leases shall last, in milliseconds.
     pub lease_ms: u64,
 }
@@ -53,6 +55,8 @@ pub struct Identity {
     pub fleet: Option<FleetId>,
     /// How many pin groups the fleet has, once it is decided.
     pub pin_groups: u32,
+    /// How many flow groups; their ids follow those of the pin groups.
+    pub flow_groups: u32,
     /// The founders' ids, if this is one of them; empty for one that joined, or of a fleet that was restored.
     pub founders: Vec<InstanceId>,
     /// Whether the fleet began with a backup: then nobody founds it, and whoever was not restored begins with nothing.
@@ -171,7 +175,7 @@ impl Founding {
         self.founders().into_iter().find(|(_, address)| address.label == label).map(|(id, _)| id)
     }
 
-    /// Equal if two configurations found the same fleet: its name, labels, number of groups and length of leases.
+    /// Equal if two configurations found the same fleet: its name, labels, numbers of groups and length of leases.
     #[must_use]
     pub fn hash(&self) -> u64 {
         let mut hasher = siphasher::sip::SipHasher24::new_with_key(b"rocinante-birth1");
@@ -184,6 +188,7 @@ impl Founding {
             write(&address.label);
         }
         hasher.write(&self.pin_groups.to_be_bytes());
+        hasher.write(&self.flow_groups.to_be_bytes());
         hasher.write(&self.lease_ms.to_be_bytes());
         hasher.finish()
     }
@@ -252,7 +257,8 @@ impl Admission<'_> {
         let born = me.fleet.is_some() || self.control.is_some_and(|control| control.birth().is_some());
         if !born && them.fleet.is_none() && hello.founding_hash != self.founding.hash() {
             let text = format!(
-                "instances {} and {} read different lists of instances (or another fleet.groups or fleet.lease) in \
+                "instances {} and {} read different lists of instances (or another fleet.groups, fleet.flow_groups or \
+                 fleet.lease) in \
                  their configurations: a fleet is born of equal ones",
                 me.label, them.label
             );
@@ -319,6 +325,7 @@ impl Birthing {
         if let Some(reply) = self.replies.values().find(|reply| reply.identity.fleet.is_some())
             && let Some(id) = reply.your_id
             && (1..=PIN_GROUPS_MAX).contains(&reply.identity.pin_groups)
+            && reply.identity.flow_groups <= FLOW_GROUPS_MAX
         {
             let founders = match reply.identity.restored {
                 true if plant::on(Plant::FoundsRestored) => {
@@ -333,6 +340,7 @@ impl Birthing {
                 id: Some(id),
                 fleet: reply.identity.fleet,
                 pin_groups: reply.identity.pin_groups,
+                flow_groups: reply.identity.flow_groups,
                 founders,
                 restored: reply.identity.restored,
                 ..self.me.clone()
@@ -347,6 +355,7 @@ impl Birthing {
             Some(id) if (agreeing.count() + 1) * 2 > listed => Decision::Become(Identity {
                 id: Some(id),
                 pin_groups: self.founding.pin_groups,
+                flow_groups: self.founding.flow_groups,
                 founders: self.founding.founders().into_iter().map(|(id, _)| id).collect(),
                 ..self.me.clone()
             }),
@@ -357,6 +366,9 @@ impl Birthing {
 
 /// Most pin groups of a fleet.
 pub const PIN_GROUPS_MAX: u32 = 1024;
+
+/// Most flow groups of a fleet.
+pub const FLOW_GROUPS_MAX: u32 = 64;
 
 /// How many members may have come since the last entry this instance has read; each that says hello is remembered.
 const MEMBERS_UNHEARD_MAX: u64 = 256;
@@ -463,6 +475,9 @@ struct IdentityMessage {
     founders: Vec<u64>,
     #[prost(bool, tag = "8")]
     restored: bool,
+    /// Fleets from before there were any have none.
+    #[prost(uint32, tag = "9")]
+    flow_groups: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -498,6 +513,7 @@ impl From<&Identity> for IdentityMessage {
             id: identity.id.map(|id| id.0),
             fleet: identity.fleet.map_or(Vec::new(), |fleet| fleet.0.to_be_bytes().to_vec()),
             pin_groups: identity.pin_groups,
+            flow_groups: identity.flow_groups,
             founders: identity.founders.iter().map(|id| id.0).collect(),
             restored: identity.restored,
         }
@@ -517,6 +533,7 @@ impl IdentityMessage {
             id: self.id.map(InstanceId),
             fleet,
             pin_groups: self.pin_groups,
+            flow_groups: self.flow_groups,
             founders: self.founders.into_iter().map(InstanceId).collect(),
             restored: self.restored,
         })

@@ -20,6 +20,7 @@ use crate::{
     output::{Output, SubmitError},
     replica::{Duty, Replica, Slots},
     session::Course,
+    tables::Place,
     words::{LeaseAsk, LeaseGrant, Word},
 };
 
@@ -37,6 +38,7 @@ impl Replica {
         }
         self.copy_epochs();
         self.expire_pins();
+        self.expire_flows();
         self.flush_touches();
         self.change_members();
         self.issue_reads();
@@ -145,23 +147,25 @@ impl Replica {
 
     /// The last index that this instance's readers see applied.
     fn applied(&self, group: GroupId) -> u64 {
-        match group.0.checked_sub(1) {
-            None => self.control.table.applied().0,
-            Some(place) => self.groups.get(place as usize).map_or(0, |group| group.view.table.applied().0),
+        match self.place(group) {
+            Place::Control => self.control.table.applied().0,
+            Place::Pins(place) => self.groups.get(place).map_or(0, |group| group.view.table.applied().0),
+            Place::Flows(place) => self.flows.get(place).map_or(0, |group| group.table.applied().0),
         }
     }
 
     fn last_move(&self, group: GroupId) -> u64 {
-        match group.0.checked_sub(1) {
-            None => 0,
-            Some(place) => self.groups.get(place as usize).map_or(0, |group| group.view.table.last_move().0),
+        match self.place(group) {
+            Place::Pins(place) => self.groups.get(place).map_or(0, |group| group.view.table.last_move().0),
+            Place::Control | Place::Flows(_) => 0,
         }
     }
 
     fn ask_for_leases(&mut self) {
         let Some(lease_ms) = self.lease_ms().filter(|_| !self.removed) else { return };
         let me = self.config.driver.id;
-        for id in 0..self.driver.groups() {
+        // Nobody answers from a flow group as if it could not be otherwise.
+        for id in 0..=self.groups.len() as u32 {
             let group = GroupId(id);
             let Some(leader) = self.driver.leader(group) else { continue };
             let (applied, last_move) = (self.applied(group), self.last_move(group));

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod birth;
 mod choosing;
 mod duties;
+mod flows;
 mod lease;
 mod output;
 mod proposals;
@@ -18,6 +19,7 @@ mod tables;
 mod words;
 
 pub use birth::{Admission, Admitted, Birthing, Decision, Founding, Hello, Identity, Known, Refused, Reply};
-pub use output::{Answered, Chosen, GroupRole, Output, Refusal, SubmitError, Submitted, Ticket};
-pub use replica::{Replica, ReplicaConfig, ReplicaCounts, StartError, group_of};
-pub use tables::{ControlState, GroupState, PinState, RestoreError};
+pub use flows::REPORTS_MAX;
+pub use output::{Answered, Chosen, GroupRole, Output, Refusal, Reported, SubmitError, Submitted, Ticket};
+pub use replica::{Replica, ReplicaConfig, ReplicaCounts, group_of};
+pub use tables::{ControlState, FlowState, GroupState, PinState, RestoreError, StartError};

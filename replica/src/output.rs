@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use bytes::Bytes;
-use flow::{BackendId, ControlOutcome, ControlTable, GroupView, InstanceId, Pin, PoolId};
+use flow::{
+    BackendId, ControlOutcome, ControlTable, GroupView, InstanceId, Pin, PoolId,
+    flows::{FlowOutcome, FlowTable},
+};
 use raftlog::{
     GroupId, Index, NodeId, Record, Term,
     driver::{Install, Rejection, Role},
@@ -21,10 +24,14 @@ pub enum Output {
     PublishControl(ControlTable),
     /// Readers of this pin group see this from now on.
     PublishGroup(GroupId, Box<GroupView>),
+    /// Readers of this flow group see this from now on.
+    PublishFlows(GroupId, Box<FlowTable>),
     /// The answer to `Replica::choose`.
     Chosen(Ticket, Chosen),
     /// The answer to `Replica::submit` and the like.
     Submitted(Ticket, Submitted),
+    /// The answer to `Replica::report`.
+    Reported(Ticket, Reported),
     /// Store, then `Replica::handle_persisted`.
     Persist {
         /// Counts up.
@@ -161,6 +168,9 @@ pub enum Refusal {
 /// The answer to a submitted command.
 pub type Submitted = Result<ControlOutcome, SubmitError>;
 
+/// The answer to what was proposed to a flow group.
+pub type Reported = Result<FlowOutcome, SubmitError>;
+
 /// Why a command has no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubmitError {
@@ -177,8 +187,10 @@ impl fmt::Debug for Output {
         f.write_str(match self {
             Self::PublishControl(_) => "PublishControl",
             Self::PublishGroup(..) => "PublishGroup",
+            Self::PublishFlows(..) => "PublishFlows",
             Self::Chosen(..) => "Chosen",
             Self::Submitted(..) => "Submitted",
+            Self::Reported(..) => "Reported",
             Self::Persist { .. } => "Persist",
             Self::Send { .. } => "Send",
             Self::StoreSnapshot { .. } => "StoreSnapshot",

@@ -41,6 +41,8 @@ pub(crate) struct Proposal {
 pub(crate) enum Asker {
     Choice(Ticket),
     Submit(Ticket),
+    /// A batch of flows, or what others say of one.
+    Flow(Ticket),
     /// This replica's own session, which is being opened.
     Session,
 }
@@ -85,6 +87,7 @@ impl Replica {
     /// A proposal of this replica was applied.
     pub(crate) fn answer(&mut self, token: u64, outcome: Outcome) {
         let Some(proposal) = self.proposals.remove(&token) else { return };
+        self.reports -= usize::from(matches!(proposal.asker, Asker::Flow(_)));
         if let (Course::Session(_, sequence), Outcome::Control(outcome)) = (proposal.course, &outcome) {
             return self.session_answered(proposal, sequence, outcome.clone());
         }
@@ -112,7 +115,12 @@ impl Replica {
             (Asker::Choice(ticket), Outcome::Pin(outcome)) => {
                 self.choosing.applied(ticket, matches!(outcome, PinOutcome::Holds(_)));
             }
-            (Asker::Choice(_), Outcome::Control(_)) | (Asker::Session, Outcome::Pin(_)) => {}
+            (Asker::Flow(ticket), Outcome::Flow(outcome)) => self.outputs.push(Output::Reported(ticket, Ok(outcome))),
+            // Who asks what is answered by entries of that group.
+            (Asker::Choice(_), Outcome::Control(_) | Outcome::Flow(_))
+            | (Asker::Session, Outcome::Pin(_) | Outcome::Flow(_))
+            | (Asker::Submit(_), Outcome::Flow(_))
+            | (Asker::Flow(_), Outcome::Control(_) | Outcome::Pin(_)) => {}
         }
     }
 
@@ -121,13 +129,17 @@ impl Replica {
         let hopeless = reason.retry_after_ms().is_none();
         // `resend` and the tick send it again.
         if hopeless || self.now_ms >= proposal.deadline_ms || !proposal.may_be_sent() {
-            self.fail(token, reason);
+            return self.fail(token, reason);
         }
+        // Nothing is on its way any more: no need to wait for as long as if it were.
+        let again_ms = self.now_ms.saturating_add(reason.retry_after_ms().unwrap_or(RESEND_MS).max(RESEND_MS));
+        proposal.resend_ms = proposal.resend_ms.min(again_ms);
     }
 
     /// Gives a proposal up. By what it is at this moment: it may have been sent since it was found to be late.
     pub(crate) fn fail(&mut self, token: u64, reason: Rejection) {
         let Some(proposal) = self.proposals.remove(&token) else { return };
+        self.reports -= usize::from(matches!(proposal.asker, Asker::Flow(_)));
         let hopeless = reason.retry_after_ms().is_none();
         // A request grows by some bytes with what it says is answered: of two copies the first may have been small enough.
         let maybe = proposal.maybe && (!hopeless || proposal.doubled);
@@ -140,6 +152,10 @@ impl Replica {
                 let error = if unknown { SubmitError::Unknown } else { SubmitError::NotDone(reason) };
                 let answer: Submitted = Err(error);
                 self.outputs.push(Output::Submitted(ticket, answer));
+            }
+            Asker::Flow(ticket) => {
+                let error = if maybe { SubmitError::Unknown } else { SubmitError::NotDone(reason) };
+                self.outputs.push(Output::Reported(ticket, Err(error)));
             }
         }
     }
@@ -162,10 +178,12 @@ impl Replica {
 
     /// Sends a proposal for the first time.
     pub(crate) fn send_first(&mut self, token: u64) {
-        let resend_ms = self.now_ms.saturating_add(RESEND_MS);
+        let now_ms = self.now_ms;
         if let Some(proposal) = self.proposals.get_mut(&token) {
             proposal.maybe = self.driver.leader(proposal.group).is_some();
-            (proposal.resend_ms, proposal.patience_ms) = (resend_ms, RESEND_MS);
+            // Batches are large, and a busy fleet takes its time for them.
+            let patience_ms = if matches!(proposal.asker, Asker::Flow(_)) { RESEND_MS_MAX } else { RESEND_MS };
+            (proposal.resend_ms, proposal.patience_ms) = (now_ms.saturating_add(patience_ms), patience_ms);
         }
         self.send(token);
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use flow::{
     BackendId, Birth, ControlCommand, ControlTable, Epoch, GroupView, Incarnation, InstanceId, Lease, LogTime,
     PinCommand, PinKey, PoolId, Revision, RoundRobin, SlotTable, View,
+    flows::FlowLimits,
     plant::{self, Plant},
 };
 use raftlog::{
@@ -17,12 +18,13 @@ use raftlog::{
 
 use crate::{
     choosing::Choosing,
+    flows::FlowGroup,
     lease::LeaseBook,
     output::{GroupRole, Output, SubmitError, Ticket},
     proposals::Proposal,
     session::OwnSession,
     storage::FIRST,
-    tables::{Control, GroupState, PinGroup, RestoreError, Waiting},
+    tables::{Control, GroupState, PinGroup, Place, RestoreError, StartError, Waiting},
     words::{LeaseGrant, Word},
 };
 
@@ -39,6 +41,10 @@ pub struct ReplicaConfig {
     /// Most pins of one group: beyond that this replica proposes no pin for a new client. It never decides what is
     /// applied, which is the same everywhere.
     pub pins_per_group_max: usize,
+    /// How many of the groups, the last ones, hold flows.
+    pub flow_groups: u32,
+    /// How much each of them may hold: the same at all replicas.
+    pub flow_limits: FlowLimits,
     /// Most choices that wait for a commit at once.
     pub choosing_max: usize,
     /// The fleet's first word, should this replica be the first to lead; none for one that joins a fleet.
@@ -57,12 +63,16 @@ pub struct Replica {
     pub(crate) driver: Driver,
     pub(crate) control: Control,
     pub(crate) groups: Vec<PinGroup>,
+    /// By shard; their ids follow those of the pin groups.
+    pub(crate) flows: Vec<FlowGroup>,
     /// Leases granted by this replica, by group; the first is of group 0.
     pub(crate) books: Vec<LeaseBook>,
     /// Lease asks of this replica, by group.
     pub(crate) asks: Vec<AskState>,
     pub(crate) control_lease: Lease,
     pub(crate) proposals: Waiting<Proposal>,
+    /// How many of them are for flow groups.
+    pub(crate) reports: usize,
     pub(crate) session: OwnSession,
     pub(crate) choosing: Choosing,
     pub(crate) slots: BTreeMap<PoolId, Slots>,
@@ -167,27 +177,38 @@ impl Replica {
         starts: Vec<GroupStart>,
         mut states: BTreeMap<GroupId, GroupState>,
     ) -> Result<Self, StartError> {
-        let pin_groups = starts.len().saturating_sub(1);
+        let (group_count, flow_groups) = (starts.len(), config.flow_groups as usize);
+        let pin_groups = group_count.saturating_sub(1 + flow_groups);
         let mut control = Control::default();
         let mut groups: Vec<PinGroup> = (1..=pin_groups).map(|id| PinGroup::new(GroupId(id as u32))).collect();
+        let mut flows: Vec<FlowGroup> =
+            (pin_groups + 1..group_count).map(|id| FlowGroup::new(GroupId(id as u32), config.flow_limits)).collect();
         for start in &starts {
             let Some(snapshot) = &start.snapshot else { continue };
-            let group = (start.group.0 as usize).checked_sub(1).and_then(|place| groups.get_mut(place));
             let of = Revision(snapshot.index.0);
-            match (states.remove(&start.group), group) {
-                (Some(state), None) => {
-                    control.restore(state, of).map_err(|error| StartError::Snapshot(start.group, error))?
+            let place = Place::of(start.group, pin_groups);
+            // Where a founder's log begins there is nothing to apply.
+            let restored = match (states.remove(&start.group), place) {
+                (None, _) if (snapshot.index, snapshot.term) != FIRST => Err(RestoreError::Missing(of)),
+                (Some(state), Place::Control) => control.restore(state, of),
+                (Some(state), Place::Pins(place)) => groups[place].restore(state, of),
+                (Some(state), Place::Flows(place)) => flows[place].restore(state, of),
+                (None, Place::Control) => {
+                    control.table.skip(of, LogTime(0));
+                    Ok(())
                 }
-                (Some(state), Some(group)) => {
-                    group.restore(state, of).map_err(|error| StartError::Snapshot(start.group, error))?;
+                (None, Place::Pins(place)) => {
+                    let group = &mut groups[place];
+                    group.view.table.skip(of, LogTime(0), &mut group.expiry);
+                    Ok(())
                 }
-                (None, _) if (snapshot.index, snapshot.term) != FIRST => {
-                    return Err(StartError::Snapshot(start.group, RestoreError::Missing(of)));
+                (None, Place::Flows(place)) => {
+                    let group = &mut flows[place];
+                    group.table.skip(of, LogTime(0), &mut group.expiry);
+                    Ok(())
                 }
-                // Where a founder's log begins there is nothing to apply.
-                (None, None) => control.table.skip(of, LogTime(0)),
-                (None, Some(group)) => group.view.table.skip(of, LogTime(0), &mut group.expiry),
-            }
+            };
+            restored.map_err(|error| StartError::Snapshot(start.group, error))?;
         }
         let birth = config.birth.clone().map_or(0, |birth| ControlCommand::Birth(birth).encode().len());
         if birth > ENTRY_BYTES_MAX {
@@ -199,12 +220,14 @@ impl Replica {
             now_ms: 0,
             driver,
             control,
-            books: (0..=pin_groups).map(|_| LeaseBook::default()).collect(),
-            asks: vec![AskState::default(); pin_groups + 1],
+            books: (0..group_count).map(|_| LeaseBook::default()).collect(),
+            asks: vec![AskState::default(); group_count],
             touches: vec![BTreeSet::new(); pin_groups],
             groups,
+            flows,
             control_lease: Lease::default(),
             proposals: Waiting::new(),
+            reports: 0,
             session: OwnSession::default(),
             choosing: Choosing::new(pin_groups),
             slots: BTreeMap::new(),
@@ -468,6 +491,9 @@ impl Replica {
         for group in &self.groups {
             group.view.table.check_invariants(&group.expiry);
         }
+        for group in &self.flows {
+            group.table.check_invariants(&group.expiry);
+        }
     }
 
     /// What is to be done now, in that order.
@@ -500,6 +526,11 @@ impl Replica {
         for group in &mut self.groups {
             if std::mem::take(&mut group.changed) {
                 outputs.push(Output::PublishGroup(group.id, Box::new(group.view.clone())));
+            }
+        }
+        for group in &mut self.flows {
+            if std::mem::take(&mut group.changed) {
+                outputs.push(Output::PublishFlows(group.id, Box::new(group.table.clone())));
             }
         }
         outputs.append(&mut self.outputs);
@@ -551,15 +582,16 @@ impl Replica {
         if entries.iter().any(|entry| matches!(entry.content, Content::Members(_))) {
             self.members_seen = None;
         }
-        let outcomes = match group.0.checked_sub(1) {
-            None => {
+        let outcomes = match self.place(group) {
+            Place::Control => {
                 let epoch = self.control.table.epoch();
                 let outcomes = self.control.apply(me, entries);
                 self.control_applied(epoch != self.control.table.epoch());
                 outcomes
             }
-            Some(place) => {
-                let Some(found) = self.groups.get_mut(place as usize) else { return };
+            Place::Flows(place) => self.flows[place].apply(me, entries),
+            Place::Pins(place) => {
+                let found = &mut self.groups[place];
                 let before = (found.view.generation, found.view.table.epoch(), found.view.table.settled());
                 let outcomes = found.apply(me, entries);
                 let after = (found.view.generation, found.view.table.epoch(), found.view.table.settled());
@@ -601,6 +633,10 @@ impl Replica {
         if matches!(self.health, Health::Good) {
             self.health = Health::Broken(Box::new(Output::Broken { group, why }));
         }
+    }
+
+    pub(crate) fn place(&self, group: GroupId) -> Place {
+        Place::of(group, self.groups.len())
     }
 
     fn hear(&mut self, from: NodeId, group: GroupId, bytes: &[u8]) {
@@ -652,15 +688,16 @@ impl Replica {
             return;
         }
         let lease = Lease { asked_ms, until_ms: asked_ms + lease_ms, log_time };
-        match group.0.checked_sub(1) {
-            None => {
+        match self.place(group) {
+            Place::Control => {
                 if lease.until_ms > self.control_lease.until_ms {
                     self.control_lease = lease;
                     self.control.changed = true;
                 }
             }
-            Some(place) => {
-                if let Some(found) = self.groups.get_mut(place as usize)
+            Place::Flows(_) => self.counts.words_malformed += 1,
+            Place::Pins(place) => {
+                if let Some(found) = self.groups.get_mut(place)
                     && lease.until_ms > found.view.lease.until_ms
                 {
                     let held = found.view.lease.holds(self.now_ms);
@@ -689,22 +726,6 @@ impl Replica {
 #[must_use]
 pub fn group_of(key: &PinKey, pin_groups: u32) -> GroupId {
     GroupId((key.shard_hash() % u64::from(pin_groups.max(1))) as u32 + 1)
-}
-
-/// What was found on disk cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StartError {
-    /// A stored snapshot is not what its place says.
-    #[error("the stored snapshot of group {0}: {1}")]
-    Snapshot(GroupId, RestoreError),
-    /// The pools of the configuration do not fit into one entry of the log.
-    #[error(
-        "the pools to begin with come to {0} bytes, and the fleet's first entry holds {ENTRY_BYTES_MAX}: begin with fewer servers, and add the others later"
-    )]
-    BirthTooLarge(usize),
-    /// The log contradicts itself.
-    #[error("the log contradicts itself: {0}")]
-    Log(String),
 }
 
 /// Most linearizable reads that wait at once.

@@ -161,7 +161,7 @@ impl Replica {
                 self.outputs.push(Output::Submitted(ticket, Err(SubmitError::Unknown)));
             }
             (Asker::Submit(ticket), outcome) => self.outputs.push(Output::Submitted(ticket, Ok(outcome))),
-            (Asker::Choice(_) | Asker::Session, _) => {}
+            (Asker::Choice(_) | Asker::Session | Asker::Flow(_), _) => {}
         }
         self.use_session();
     }

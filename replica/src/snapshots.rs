@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flow::Revision;
-use raftlog::{GroupId, Index, NodeId, Term};
+use raftlog::{GroupId, Index, NodeId, Term, types::State};
 
 use crate::{
     replica::Replica,
-    tables::{ControlState, GroupState, PinState, RestoreError},
+    tables::{ControlState, FlowState, GroupState, PinState, Place, RestoreError},
 };
 
 impl Replica {
@@ -52,15 +52,21 @@ impl Replica {
 
     /// Hands the driver the state of a group as it is now, which costs a few pointers.
     pub(crate) fn hand_in(&mut self, group: GroupId) {
-        let Some(place) = (group.0 as usize).checked_sub(1) else {
-            let table = &self.control.table;
-            self.driver.snapshot(group, Index(table.applied().0), Arc::new(ControlState(table.clone())));
-            return;
+        let (applied, state): (_, Arc<dyn State>) = match self.place(group) {
+            Place::Control => {
+                let table = &self.control.table;
+                (table.applied(), Arc::new(ControlState(table.clone())))
+            }
+            Place::Pins(place) => {
+                let table = &self.groups[place].view.table;
+                (table.applied(), Arc::new(PinState(table.clone())))
+            }
+            Place::Flows(place) => {
+                let table = &self.flows[place].table;
+                (table.applied(), Arc::new(FlowState(table.clone())))
+            }
         };
-        if let Some(found) = self.groups.get(place) {
-            let table = &found.view.table;
-            self.driver.snapshot(group, Index(table.applied().0), Arc::new(PinState(table.clone())));
-        }
+        self.driver.snapshot(group, Index(applied.0), state);
     }
 
     /// Installs a snapshot that came in.
@@ -69,20 +75,20 @@ impl Replica {
         let state = self.restoring.remove(&(group, index));
         // Those that came before it are not wanted any more.
         self.restoring.retain(|(other, at), _| *other != group || *at > index);
-        let restored = match (state, (group.0 as usize).checked_sub(1)) {
+        let place = self.place(group);
+        let restored = match (state, place) {
             (None, _) => Err(RestoreError::Missing(of)),
-            (Some(state), None) => self.control.restore(state, of),
-            (Some(state), Some(place)) => match self.groups.get_mut(place) {
-                Some(found) => found.restore(state, of),
-                None => return,
-            },
+            (Some(state), Place::Control) => self.control.restore(state, of),
+            (Some(state), Place::Pins(place)) => self.groups[place].restore(state, of),
+            (Some(state), Place::Flows(place)) => self.flows[place].restore(state, of),
         };
         match restored {
             Ok(()) if group == GroupId(0) => {
                 self.hide_outcomes();
                 self.control_applied(true);
             }
-            Ok(()) => self.choosing.wake(group),
+            Ok(()) if matches!(place, Place::Pins(_)) => self.choosing.wake(group),
+            Ok(()) => {}
             Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
         }
         self.members_seen = None;

@@ -54,7 +54,7 @@ impl Storage {
         }
         let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), options)?;
         let snapshots = SnapshotStore::open(Arc::clone(&disk))?;
-        let groups = identity.pin_groups + 1;
+        let groups = 1 + identity.pin_groups + identity.flow_groups;
         if recovered.groups.is_empty() && !identity.founders.is_empty() {
             // A founder's log begins behind index 1, of which the founders are the members.
             let first = |group| Record::Snapshot { group: GroupId(group), index: FIRST.0, term: FIRST.1 };
@@ -233,7 +233,7 @@ pub fn store_snapshot(
 pub fn read_received(received: &Received) -> Result<(GroupState, Bytes), WalError> {
     let mut reader = received.reader()?;
     let meta = Bytes::copy_from_slice(reader.meta());
-    let read = GroupState::read_from(received.group(), &mut reader);
+    let read = GroupState::read_from(&mut reader);
     // A damaged file is told of before what follows from it.
     reader.finish()?;
     let unusable = |what| WalError::Unusable { file: format!("the snapshot of group {}", received.group()), what };
@@ -264,7 +264,7 @@ fn start(
                 entries.retain(|(at, _, _)| held && *at > index);
             }
             let meta = Bytes::copy_from_slice(stored.meta());
-            let state = GroupState::read_from(group, &mut stored);
+            let state = GroupState::read_from(&mut stored);
             stored.finish()?;
             let state = state.map_err(|error| WalError::Foreign {
                 file: format!("the snapshot of group {group}"),

@@ -8,14 +8,15 @@ use std::{
 use flow::{
     ControlCommand, ControlOutcome, ControlTable, GroupView, Lease, LogTime, PinCommand, PinOutcome, PinTable,
     Revision,
+    flows::{self, FlowLimits, FlowOutcome, FlowTable},
     pins::Expiry,
     plant::{self, Plant},
-    snapshot::SnapshotError,
+    snapshot::{SnapshotError, Table, table_of},
     wire::WireError,
 };
 use raftlog::{
     GroupId, NodeId,
-    driver::{Committed, Content},
+    driver::{Committed, Content, ENTRY_BYTES_MAX},
     types::State,
 };
 
@@ -41,6 +42,7 @@ pub struct PinGroup {
 pub enum Outcome {
     Control(ControlOutcome),
     Pin(PinOutcome),
+    Flow(FlowOutcome),
 }
 
 /// A snapshot is not the state that it is said to be.
@@ -72,17 +74,21 @@ pub enum GroupState {
     Control(Box<ControlTable>),
     /// A pin group, with the index by expiry.
     Pins(Box<(PinTable, Expiry)>),
+    /// A flow group, with the index by expiry.
+    Flows(Box<(FlowTable, flows::Expiry)>),
 }
 
 impl GroupState {
-    /// Reads the state of a group.
+    /// Reads the state of a group, of whatever kind.
     ///
     /// # Errors
     /// If it does not read as one.
-    pub fn read_from(group: GroupId, input: &mut dyn Read) -> Result<Self, SnapshotError> {
-        Ok(match group.0 {
-            0 => Self::Control(Box::new(ControlTable::read_from(input)?)),
-            _ => Self::Pins(Box::new(PinTable::read_from(input)?)),
+    pub fn read_from(input: &mut dyn Read) -> Result<Self, SnapshotError> {
+        let (table, mut input) = table_of(input)?;
+        Ok(match table {
+            Table::Control => Self::Control(Box::new(ControlTable::read_from(&mut input)?)),
+            Table::Pins => Self::Pins(Box::new(PinTable::read_from(&mut input)?)),
+            Table::Flows => Self::Flows(Box::new(FlowTable::read_from(&mut input, FlowLimits::default())?)),
         })
     }
 
@@ -92,10 +98,11 @@ impl GroupState {
         match self {
             Self::Control(table) => table.applied(),
             Self::Pins(state) => state.0.applied(),
+            Self::Flows(state) => state.0.applied(),
         }
     }
 
-    fn expect_index(&self, wanted: Revision) -> Result<(), RestoreError> {
+    pub(crate) fn expect_index(&self, wanted: Revision) -> Result<(), RestoreError> {
         let found = self.applied();
         if found == wanted { Ok(()) } else { Err(RestoreError::OtherIndex { wanted, found }) }
     }
@@ -105,6 +112,15 @@ impl GroupState {
 pub struct PinState(pub PinTable);
 
 impl State for PinState {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+}
+
+/// A table of flows as it is now.
+pub struct FlowState(pub FlowTable);
+
+impl State for FlowState {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         self.0.write_to(out)
     }
@@ -200,6 +216,42 @@ impl PinGroup {
         self.changed = true;
         Ok(())
     }
+}
+
+/// Where the table of a group is: ids are those of group 0, of the pin groups, then of the flow groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Control,
+    /// In `Replica::groups`.
+    Pins(usize),
+    /// In `Replica::flows`.
+    Flows(usize),
+}
+
+impl Place {
+    pub(crate) fn of(group: GroupId, pin_groups: usize) -> Self {
+        match (group.0 as usize).checked_sub(1) {
+            None => Self::Control,
+            Some(place) if place < pin_groups => Self::Pins(place),
+            Some(place) => Self::Flows(place - pin_groups),
+        }
+    }
+}
+
+/// What was found on disk cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// A stored snapshot is not what its place says.
+    #[error("the stored snapshot of group {0}: {1}")]
+    Snapshot(GroupId, RestoreError),
+    /// The pools of the configuration do not fit into one entry of the log.
+    #[error(
+        "the pools to begin with come to {0} bytes, and the fleet's first entry holds {ENTRY_BYTES_MAX}: begin with fewer servers, and add the others later"
+    )]
+    BirthTooLarge(usize),
+    /// The log contradicts itself.
+    #[error("the log contradicts itself: {0}")]
+    Log(String),
 }
 
 /// Which entries of which group wait for an outcome here.

@@ -459,6 +459,508 @@ pub struct MemberRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowBatch {
+    /// Which part of the table: (the upper 32 bits of the flow's 5-tuple id) modulo (the number of shards).
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// A FlowReport. It goes into the log as it is.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub report: ::prost::bytes::Bytes,
+}
+/// What one sniffer saw: 2000 events and 512 KiB at most.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowReport {
+    /// The hash of its name.
+    #[prost(fixed64, tag = "1")]
+    pub sniffer: u64,
+    /// Its life: a later one is higher, and what an earlier one still says is refused.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The number of the batch in this life and shard, from 1 on.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub events: ::prost::alloc::vec::Vec<FlowObserved>,
+    /// 128 bytes at most.
+    #[prost(string, tag = "5")]
+    pub name: ::prost::alloc::string::String,
+}
+/// What a sniffer says of one flow: all it knows, not what is new, so saying it twice changes nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowObserved {
+    #[prost(message, optional, tag = "1")]
+    pub key: ::core::option::Option<FlowKey>,
+    /// Of a 7-tuple: the TOS byte of the first packet, and where it came in.
+    #[prost(uint32, optional, tag = "2")]
+    pub tos: ::core::option::Option<u32>,
+    #[prost(uint32, tag = "3")]
+    pub ingress: u32,
+    /// Whether the first packet went from the low endpoint to the high one.
+    #[prost(bool, tag = "4")]
+    pub from_low: bool,
+    /// 1 new, 2 established, 3 closing, 4 ended.
+    #[prost(uint32, tag = "5")]
+    pub state: u32,
+    /// 0 goes on, 1 idle, 2 closed, 3 evicted, 4 reused, 5 finished.
+    #[prost(uint32, tag = "6")]
+    pub end: u32,
+    /// Microseconds since 1970 of the first packet, and how long after it the last one came.
+    #[prost(uint64, tag = "7")]
+    pub first_us: u64,
+    #[prost(uint64, tag = "8")]
+    pub lasted_us: u64,
+    /// Of the low endpoint, and of the high one.
+    #[prost(uint64, tag = "9")]
+    pub low_packets: u64,
+    #[prost(uint64, tag = "10")]
+    pub low_bytes: u64,
+    #[prost(uint64, tag = "11")]
+    pub high_packets: u64,
+    #[prost(uint64, tag = "12")]
+    pub high_bytes: u64,
+    /// Of the low endpoint, and of the high one in the next eight bits.
+    #[prost(uint32, tag = "13")]
+    pub tcp_flags: u32,
+    #[prost(uint32, optional, tag = "14")]
+    pub vlan: ::core::option::Option<u32>,
+    /// One flow in so many is told of; 0 means 1.
+    #[prost(uint32, tag = "15")]
+    pub sample: u32,
+    #[prost(message, optional, tag = "16")]
+    pub label: ::core::option::Option<FlowLabel>,
+}
+/// The endpoints in the order of Community ID v1: the lower one first. Of ICMP, type and counterpart stand for ports.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowKey {
+    /// IANA protocol number.
+    #[prost(uint32, tag = "1")]
+    pub protocol: u32,
+    /// 4 bytes or 16.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub low: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub high: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "4")]
+    pub low_port: u32,
+    #[prost(uint32, tag = "5")]
+    pub high_port: u32,
+}
+/// What a flow carries.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowLabel {
+    /// See docs/api.md.
+    #[prost(uint32, tag = "1")]
+    pub app: u32,
+    /// 1 by the port alone, 2 partial, 3 by the payload.
+    #[prost(uint32, tag = "2")]
+    pub confidence: u32,
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub alpn: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub ja4: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "6")]
+    pub quic_version: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowAck {
+    #[prost(oneof = "flow_ack::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<flow_ack::Kind>,
+}
+/// Nested message and enum types in `FlowAck`.
+pub mod flow_ack {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Hello(super::FlowHello),
+        #[prost(message, tag = "2")]
+        Acked(super::FlowAcked),
+        #[prost(message, tag = "3")]
+        Refused(super::FlowRefused),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowHello {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub fleet_id: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub shards: u32,
+    /// Most batches of one shard that may wait for their answer.
+    #[prost(uint32, tag = "3")]
+    pub in_flight: u32,
+}
+/// The batch counts, now or because it came before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowAcked {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    /// Where in the log it lies; 0 if it came before.
+    #[prost(uint64, tag = "4")]
+    pub index: u64,
+}
+/// The batch does not count.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowRefused {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    #[prost(oneof = "flow_refused::Why", tags = "4, 5, 6, 7")]
+    pub why: ::core::option::Option<flow_refused::Why>,
+}
+/// Nested message and enum types in `FlowRefused`.
+pub mod flow_refused {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Why {
+        /// Another batch has to come before: that of this number.
+        #[prost(uint64, tag = "4")]
+        Expected(u64),
+        /// The sniffer has begun this other life since.
+        #[prost(uint64, tag = "5")]
+        OtherEpoch(u64),
+        /// Try again: there is no leader, or too much to do.
+        #[prost(string, tag = "6")]
+        Later(::prost::alloc::string::String),
+        /// It makes no sense.
+        #[prost(string, tag = "7")]
+        Malformed(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Flow {
+    /// The id of its 5-tuple: the first 8 bytes of its Community ID's hash.
+    #[prost(fixed64, tag = "1")]
+    pub id5: u64,
+    /// That of its 7-tuple, if it was told apart by that.
+    #[prost(fixed64, optional, tag = "2")]
+    pub id7: ::core::option::Option<u64>,
+    #[prost(string, tag = "3")]
+    pub community_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub key: ::core::option::Option<FlowKey>,
+    #[prost(uint32, optional, tag = "5")]
+    pub tos: ::core::option::Option<u32>,
+    #[prost(uint32, tag = "6")]
+    pub ingress: u32,
+    #[prost(uint32, optional, tag = "7")]
+    pub vlan: ::core::option::Option<u32>,
+    #[prost(bool, tag = "8")]
+    pub from_low: bool,
+    /// As in FlowObserved.
+    #[prost(uint32, tag = "9")]
+    pub state: u32,
+    #[prost(uint64, tag = "10")]
+    pub first_us: u64,
+    #[prost(uint64, tag = "11")]
+    pub last_us: u64,
+    #[prost(uint64, tag = "12")]
+    pub low_packets: u64,
+    #[prost(uint64, tag = "13")]
+    pub low_bytes: u64,
+    #[prost(uint64, tag = "14")]
+    pub high_packets: u64,
+    #[prost(uint64, tag = "15")]
+    pub high_bytes: u64,
+    #[prost(message, optional, tag = "16")]
+    pub label: ::core::option::Option<FlowLabel>,
+    #[prost(message, repeated, tag = "17")]
+    pub observations: ::prost::alloc::vec::Vec<FlowObservation>,
+    #[prost(map = "string, string", tag = "18")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "19")]
+    pub verdict: ::core::option::Option<FlowVerdict>,
+    /// The pool and server that its client is pinned to, where one end of it is a client of a pool.
+    #[prost(message, repeated, tag = "20")]
+    pub backends: ::prost::alloc::vec::Vec<FlowBackend>,
+    #[prost(uint32, tag = "21")]
+    pub shard: u32,
+    /// The index of its last change in the log of its shard.
+    #[prost(uint64, tag = "22")]
+    pub revision: u64,
+    #[prost(uint64, tag = "23")]
+    pub expires_in_ms: u64,
+}
+/// What one sniffer counted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowObservation {
+    #[prost(fixed64, tag = "1")]
+    pub sniffer: u64,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub first_us: u64,
+    #[prost(uint64, tag = "4")]
+    pub last_us: u64,
+    #[prost(uint64, tag = "5")]
+    pub low_packets: u64,
+    #[prost(uint64, tag = "6")]
+    pub low_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub high_packets: u64,
+    #[prost(uint64, tag = "8")]
+    pub high_bytes: u64,
+    #[prost(uint32, tag = "9")]
+    pub tcp_flags: u32,
+    #[prost(uint32, tag = "10")]
+    pub state: u32,
+    #[prost(uint32, tag = "11")]
+    pub end: u32,
+    #[prost(uint32, tag = "12")]
+    pub sample: u32,
+    #[prost(string, tag = "13")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowVerdict {
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// Output only: how long ago, by the log's time.
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowBackend {
+    #[prost(string, tag = "1")]
+    pub pool: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub server: ::prost::alloc::string::String,
+    /// Address and port.
+    #[prost(string, tag = "4")]
+    pub address: ::prost::alloc::string::String,
+}
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowName {
+    #[prost(oneof = "flow_name::Name", tags = "1, 2, 3, 4")]
+    pub name: ::core::option::Option<flow_name::Name>,
+}
+/// Nested message and enum types in `FlowName`.
+pub mod flow_name {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Name {
+        #[prost(fixed64, tag = "1")]
+        Id5(u64),
+        #[prost(fixed64, tag = "2")]
+        Id7(u64),
+        #[prost(string, tag = "3")]
+        CommunityId(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Key(super::FlowKey),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowGetRequest {
+    #[prost(message, optional, tag = "1")]
+    pub name: ::core::option::Option<FlowName>,
+    #[prost(enumeration = "Consistency", tag = "2")]
+    pub consistency: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowGetResponse {
+    /// More than one where a Community ID or key has several 7-tuples.
+    #[prost(message, repeated, tag = "1")]
+    pub flows: ::prost::alloc::vec::Vec<Flow>,
+    #[prost(uint64, tag = "2")]
+    pub applied_index: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowLookupRequest {
+    /// At most 1000.
+    #[prost(message, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<FlowName>,
+    #[prost(enumeration = "Consistency", tag = "2")]
+    pub consistency: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowLookupResponse {
+    /// In the order of the names; those that are not there are left out.
+    #[prost(message, repeated, tag = "1")]
+    pub flows: ::prost::alloc::vec::Vec<Flow>,
+    /// The places, from 0 on, of the names that were not found.
+    #[prost(uint32, repeated, tag = "2")]
+    pub missing: ::prost::alloc::vec::Vec<u32>,
+}
+/// What is empty or absent lets everything through.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowFilter {
+    /// Either end lies in it, `10.0.0.0/8`.
+    #[prost(string, tag = "1")]
+    pub prefix: ::prost::alloc::string::String,
+    /// Either end has it.
+    #[prost(uint32, optional, tag = "2")]
+    pub port: ::core::option::Option<u32>,
+    /// IANA protocol number.
+    #[prost(uint32, optional, tag = "3")]
+    pub protocol: ::core::option::Option<u32>,
+    /// Its name, `tls`.
+    #[prost(string, tag = "4")]
+    pub app: ::prost::alloc::string::String,
+    /// The host is that name, or ends in `.` and that name.
+    #[prost(string, tag = "5")]
+    pub host: ::prost::alloc::string::String,
+    /// `new`, `established`, `closing`, `ended`.
+    #[prost(string, tag = "6")]
+    pub state: ::prost::alloc::string::String,
+    /// A sniffer's name, or its number in decimal.
+    #[prost(string, tag = "7")]
+    pub observer: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowsListRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<FlowFilter>,
+    /// 1 to 1000; 0 means 100.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+    /// The `next` of the page before; empty at first.
+    #[prost(string, tag = "3")]
+    pub cursor: ::prost::alloc::string::String,
+    #[prost(enumeration = "Consistency", tag = "4")]
+    pub consistency: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowsListResponse {
+    /// The one that changed last first, shard by shard merged by time.
+    #[prost(message, repeated, tag = "1")]
+    pub flows: ::prost::alloc::vec::Vec<Flow>,
+    /// Empty at the end.
+    #[prost(string, tag = "2")]
+    pub next: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub revisions: ::prost::alloc::vec::Vec<FlowRevision>,
+}
+/// How far a shard is applied.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowRevision {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// How many records had left the shard by then, ever.
+    #[prost(uint64, optional, tag = "3")]
+    pub left: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowsWatchRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<FlowFilter>,
+    /// Only what changes after that; a shard that is not named begins with its next change.
+    #[prost(message, repeated, tag = "2")]
+    pub after: ::prost::alloc::vec::Vec<FlowRevision>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowsWatchResponse {
+    /// Where it is not empty, all up to there was told, and the watch can be taken up again from there.
+    #[prost(message, repeated, tag = "4")]
+    pub reached: ::prost::alloc::vec::Vec<FlowRevision>,
+    #[prost(oneof = "flows_watch_response::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<flows_watch_response::Kind>,
+}
+/// Nested message and enum types in `FlowsWatchResponse`.
+pub mod flows_watch_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Changed(super::Flow),
+        #[prost(message, tag = "2")]
+        Left(super::FlowLeft),
+        #[prost(message, tag = "3")]
+        Lagged(super::FlowLagged),
+    }
+}
+/// A record expired or gave way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowLeft {
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    #[prost(uint32, tag = "2")]
+    pub shard: u32,
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
+/// The watcher was too slow, or away too long: records left the shard of which it was not told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowLagged {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// It goes on after this one.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// How many, exactly; absent where it did not say in `left` how many it knew of. What changed and is still there is told.
+    #[prost(uint64, optional, tag = "3")]
+    pub missed: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowAnnotateRequest {
+    #[prost(message, optional, tag = "1")]
+    pub name: ::core::option::Option<FlowName>,
+    /// The record's revision as it was read.
+    #[prost(uint64, tag = "2")]
+    pub if_revision: u64,
+    /// An empty value takes a label away.
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "4")]
+    pub verdict: ::core::option::Option<FlowVerdict>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowStatsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FlowStatsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<FlowShard>,
+    #[prost(message, repeated, tag = "2")]
+    pub sniffers: ::prost::alloc::vec::Vec<FlowSniffer>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowShard {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    #[prost(uint64, tag = "2")]
+    pub flows: u64,
+    #[prost(uint64, tag = "3")]
+    pub begun: u64,
+    #[prost(uint64, tag = "4")]
+    pub expired: u64,
+    #[prost(uint64, tag = "5")]
+    pub evicted: u64,
+    #[prost(uint64, tag = "6")]
+    pub batches_again: u64,
+    #[prost(uint64, tag = "7")]
+    pub applied_index: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowSniffer {
+    #[prost(fixed64, tag = "1")]
+    pub sniffer: u64,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The last batch of each shard, in their order.
+    #[prost(uint64, repeated, tag = "3")]
+    pub sequences: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, tag = "4")]
+    pub silent_ms: u64,
+    #[prost(string, tag = "5")]
+    pub name: ::prost::alloc::string::String,
+}
 /// How fresh a read has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3381,6 +3883,746 @@ pub mod members_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "rocinante.v1.Members";
     impl<T> tonic::server::NamedService for MembersServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod flows_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What sniffers see on the wire, as one table.
+    #[derive(Debug, Clone)]
+    pub struct FlowsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl FlowsClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> FlowsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> FlowsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            FlowsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Takes over what a sniffer saw. The first answer is a FlowHello; then each batch is answered once it is committed and
+        /// applied here, or cannot be. Batches of one shard carry consecutive numbers; one that comes again counts once.
+        pub async fn push(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::FlowBatch>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FlowAck>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rocinante.v1.Flows/Push");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("rocinante.v1.Flows", "Push"));
+            self.inner.streaming(req, path, codec).await
+        }
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowGetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowGetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rocinante.v1.Flows/Get");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rocinante.v1.Flows", "Get"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Several flows at once.
+        pub async fn lookup(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowLookupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowLookupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/rocinante.v1.Flows/Lookup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rocinante.v1.Flows", "Lookup"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowsListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowsListResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rocinante.v1.Flows/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rocinante.v1.Flows", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes as they are applied here, from a place in the log on.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowsWatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FlowsWatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rocinante.v1.Flows/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rocinante.v1.Flows", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Writes labels or a verdict, if the record is still the one that was read.
+        pub async fn annotate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowAnnotateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Applied>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/rocinante.v1.Flows/Annotate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("rocinante.v1.Flows", "Annotate"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FlowStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowStatsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/rocinante.v1.Flows/Stats");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("rocinante.v1.Flows", "Stats"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod flows_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with FlowsServer.
+    #[async_trait]
+    pub trait Flows: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Push method.
+        type PushStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FlowAck, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Takes over what a sniffer saw. The first answer is a FlowHello; then each batch is answered once it is committed and
+        /// applied here, or cannot be. Batches of one shard carry consecutive numbers; one that comes again counts once.
+        async fn push(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::FlowBatch>>,
+        ) -> std::result::Result<tonic::Response<Self::PushStream>, tonic::Status>;
+        async fn get(
+            &self,
+            request: tonic::Request<super::FlowGetRequest>,
+        ) -> std::result::Result<tonic::Response<super::FlowGetResponse>, tonic::Status>;
+        /// Several flows at once.
+        async fn lookup(
+            &self,
+            request: tonic::Request<super::FlowLookupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowLookupResponse>,
+            tonic::Status,
+        >;
+        async fn list(
+            &self,
+            request: tonic::Request<super::FlowsListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowsListResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FlowsWatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Changes as they are applied here, from a place in the log on.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::FlowsWatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Writes labels or a verdict, if the record is still the one that was read.
+        async fn annotate(
+            &self,
+            request: tonic::Request<super::FlowAnnotateRequest>,
+        ) -> std::result::Result<tonic::Response<super::Applied>, tonic::Status>;
+        async fn stats(
+            &self,
+            request: tonic::Request<super::FlowStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FlowStatsResponse>,
+            tonic::Status,
+        >;
+    }
+    /// What sniffers see on the wire, as one table.
+    #[derive(Debug)]
+    pub struct FlowsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> FlowsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for FlowsServer<T>
+    where
+        T: Flows,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/rocinante.v1.Flows/Push" => {
+                    #[allow(non_camel_case_types)]
+                    struct PushSvc<T: Flows>(pub Arc<T>);
+                    impl<T: Flows> tonic::server::StreamingService<super::FlowBatch>
+                    for PushSvc<T> {
+                        type Response = super::FlowAck;
+                        type ResponseStream = T::PushStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::FlowBatch>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::push(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PushSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rocinante.v1.Flows/Get" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSvc<T: Flows>(pub Arc<T>);
+                    impl<T: Flows> tonic::server::UnaryService<super::FlowGetRequest>
+                    for GetSvc<T> {
+                        type Response = super::FlowGetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowGetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::get(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rocinante.v1.Flows/Lookup" => {
+                    #[allow(non_camel_case_types)]
+                    struct LookupSvc<T: Flows>(pub Arc<T>);
+                    impl<T: Flows> tonic::server::UnaryService<super::FlowLookupRequest>
+                    for LookupSvc<T> {
+                        type Response = super::FlowLookupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowLookupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::lookup(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LookupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rocinante.v1.Flows/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Flows>(pub Arc<T>);
+                    impl<T: Flows> tonic::server::UnaryService<super::FlowsListRequest>
+                    for ListSvc<T> {
+                        type Response = super::FlowsListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowsListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rocinante.v1.Flows/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Flows>(pub Arc<T>);
+                    impl<
+                        T: Flows,
+                    > tonic::server::ServerStreamingService<super::FlowsWatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::FlowsWatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowsWatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rocinante.v1.Flows/Annotate" => {
+                    #[allow(non_camel_case_types)]
+                    struct AnnotateSvc<T: Flows>(pub Arc<T>);
+                    impl<
+                        T: Flows,
+                    > tonic::server::UnaryService<super::FlowAnnotateRequest>
+                    for AnnotateSvc<T> {
+                        type Response = super::Applied;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowAnnotateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::annotate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AnnotateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/rocinante.v1.Flows/Stats" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatsSvc<T: Flows>(pub Arc<T>);
+                    impl<T: Flows> tonic::server::UnaryService<super::FlowStatsRequest>
+                    for StatsSvc<T> {
+                        type Response = super::FlowStatsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FlowStatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Flows>::stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for FlowsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "rocinante.v1.Flows";
+    impl<T> tonic::server::NamedService for FlowsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

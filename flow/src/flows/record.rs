@@ -79,10 +79,7 @@ impl Observed {
     /// The id of its flow.
     #[must_use]
     pub fn id(&self) -> FlowId {
-        FlowId(match self.seventh {
-            None => self.key.id(),
-            Some((tos, ingress)) => self.key.id_with(tos, ingress),
-        })
+        id_of(&self.key, self.seventh)
     }
 }
 
@@ -141,7 +138,7 @@ pub struct FlowRecord {
     pub revision: Revision,
     /// When it leaves, if nothing is told of it until then.
     pub expires: LogTime,
-    observations: Vec<Observation>,
+    pub(crate) observations: Vec<Observation>,
 }
 
 impl FlowRecord {
@@ -158,6 +155,12 @@ impl FlowRecord {
             expires: LogTime(0),
             observations: Vec::new(),
         }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> FlowId {
+        id_of(&self.key, self.seventh)
     }
 
     /// What each sniffer counted, by who told of it first.
@@ -178,12 +181,16 @@ impl FlowRecord {
         self.observations.iter().map(|seen| seen.last_us).max().unwrap_or_default()
     }
 
-    /// What the sniffer counted that saw most: what several see are the same packets, so they are not added up.
+    /// What the sniffer counted that saw most: what several see are the same packets, so they are not added up. What one
+    /// sniffer tells in parts is.
     #[must_use]
     pub fn counts(&self) -> [Counts; 2] {
-        let most =
-            self.observations.iter().max_by_key(|seen| seen.total().iter().map(|side| side.packets).sum::<u64>());
-        most.map(Observation::total).unwrap_or_default()
+        let of = |sniffer: SnifferId| {
+            let parts = self.observations.iter().filter(|seen| seen.sniffer == sniffer);
+            parts.map(Observation::total).fold(<[Counts; 2]>::default(), add)
+        };
+        let packets = |counts: &[Counts; 2]| counts[0].packets.saturating_add(counts[1].packets);
+        self.observations.iter().map(|seen| of(seen.sniffer)).max_by_key(packets).unwrap_or_default()
     }
 
     /// Over once it is over for all who saw it; else as far as the farthest.
@@ -216,7 +223,13 @@ impl FlowRecord {
             end: event.end,
             sample: event.sample,
         };
-        let Some(place) = self.observations.iter().position(|known| known.sniffer == sniffer) else {
+        let own = |known: &&Observation| known.sniffer == sniffer && known.epoch == epoch;
+        let same = |known: &Observation| own(&known) && known.first_us == event.first_us;
+        // What goes on beside it is another part of the flow, seen by another worker of this sniffer: where packets have no
+        // ports they are not all shared out alike.
+        let over = |known: &Observation| known.sniffer == sniffer && (known.epoch != epoch || known.end.is_some());
+        let place = self.observations.iter().position(same).or_else(|| self.observations.iter().position(over));
+        let Some(place) = place else {
             let room = self.observations.len() < OBSERVERS_MAX;
             if room {
                 self.observations.push(seen);
@@ -224,7 +237,7 @@ impl FlowRecord {
             return room;
         };
         let known = &mut self.observations[place];
-        let same = known.epoch == epoch && known.first_us == event.first_us;
+        let same = same(known);
         seen.before = if same { known.before } else { known.total() };
         seen.tcp_flags = [0, 1].map(|side| known.tcp_flags[side] | event.tcp_flags[side]);
         *known = seen;
@@ -233,6 +246,10 @@ impl FlowRecord {
 
     /// Writes labels and a verdict; `false`, and nothing is changed, if they are too many or too long.
     pub(super) fn annotate(&mut self, labels: &[(String, String)], verdict: Option<&Verdict>, now: LogTime) -> bool {
+        // Each can take one away and another one can take its place.
+        if labels.len() > 2 * LABELS_MAX {
+            return false;
+        }
         let mut changed = self.labels.clone();
         for (name, value) in labels {
             changed.retain(|(known, _)| **known != **name);
@@ -259,11 +276,22 @@ impl Observation {
     /// With what was counted before.
     #[must_use]
     pub fn total(&self) -> [Counts; 2] {
-        [0, 1].map(|side| Counts {
-            packets: self.counts[side].packets.saturating_add(self.before[side].packets),
-            bytes: self.counts[side].bytes.saturating_add(self.before[side].bytes),
-        })
+        add(self.counts, self.before)
     }
+}
+
+fn add(a: [Counts; 2], b: [Counts; 2]) -> [Counts; 2] {
+    [0, 1].map(|side| Counts {
+        packets: a[side].packets.saturating_add(b[side].packets),
+        bytes: a[side].bytes.saturating_add(b[side].bytes),
+    })
+}
+
+fn id_of(key: &FlowKey, seventh: Option<(u8, u32)>) -> FlowId {
+    FlowId(match seventh {
+        None => key.id(),
+        Some((tos, ingress)) => key.id_with(tos, ingress),
+    })
 }
 
 /// A surer label wins, and of equal ones that which tells a name where the other does not.

@@ -24,8 +24,15 @@ impl Applier {
         outcome
     }
 
+    /// Looking through large tables takes long.
+    fn report_unchecked(&mut self, sequence: u64, events: Vec<Observed>) {
+        let command = FlowCommand::Report { sniffer: SnifferId(7), epoch: 1, sequence, name: "tap".into(), events };
+        let index = Revision(self.table.applied().0 + 1);
+        self.table.apply(index, LogTime(self.now), &command, &mut self.expiry);
+    }
+
     fn report(&mut self, sniffer: u64, epoch: u64, sequence: u64, events: Vec<Observed>) -> FlowOutcome {
-        self.apply(&FlowCommand::Report { sniffer: SnifferId(sniffer), epoch, sequence, events })
+        self.apply(&FlowCommand::Report { sniffer: SnifferId(sniffer), epoch, sequence, name: "tap".into(), events })
     }
 }
 
@@ -137,7 +144,7 @@ fn who_follows_the_table_misses_nothing_or_is_told_so() {
         one.now += 7;
         one.report(7, 1, step, vec![event((step * 31 % 20) as u16, step), event((step % 7) as u16, step)]);
         if step % 3 == 0 {
-            for change in one.table.changes_after(at, 1000).unwrap() {
+            for change in one.table.changes_after(at, 1000) {
                 assert!(change.revision() > at || at == Revision(0));
                 match change {
                     Change::Now(_, flow) => seen.insert(flow, one.table.get(flow).unwrap().clone()),
@@ -193,4 +200,131 @@ fn annotations_go_by_revision_and_are_bounded() {
     assert_eq!(&*record.verdict.as_ref().unwrap().0.action, "drop", "it stays until another one comes");
     let none = FlowCommand::Annotate { flow: FlowId(1), revision: Revision(0), labels: Vec::new(), verdict: None };
     assert_eq!(one.apply(&none), FlowOutcome::NoFlow);
+}
+
+/// A table that has a bit of everything.
+fn busy() -> Applier {
+    let mut one = Applier::new(FlowLimits { flows: 20, ttl_ms: 1000, ended_ttl_ms: 100 });
+    for step in 1..=200_u64 {
+        one.now += 13;
+        let mut seventh = event((step % 11) as u16, step);
+        seventh.seventh = Some(((step % 3) as u8, 5));
+        seventh.label = Some(Label::new(App::Tls, Confidence::Payload).named(b"example.net"));
+        let mut over = event((step * 7 % 31) as u16, step);
+        over.end = step.is_multiple_of(5).then_some(End::Closed);
+        one.report(step % 3, 1, step.div_ceil(3), vec![seventh, over]);
+    }
+    let (flow, record) = one.table.newest().next().map(|(flow, record)| (flow, record.revision)).unwrap();
+    let labels = vec![("os".to_owned(), "linux".to_owned())];
+    let verdict = Some(Verdict { action: "drop".into(), source: "firewall".into() });
+    one.apply(&FlowCommand::Annotate { flow, revision: record, labels, verdict });
+    one
+}
+
+#[test]
+fn a_table_comes_back_from_its_snapshot_as_it_was() {
+    let one = busy();
+    let mut bytes = Vec::new();
+    one.table.write_to(&mut bytes).unwrap();
+    let (table, expiry) = FlowTable::read_from(&mut bytes.as_slice(), one.table.limits()).unwrap();
+    table.check_invariants(&expiry);
+    assert_eq!(table.digest(), one.table.digest());
+    assert_eq!(expiry, one.expiry);
+    assert_eq!(table.changes_after(Revision(0), 1 << 20), one.table.changes_after(Revision(0), 1 << 20));
+    let records = |table: &FlowTable| -> Vec<(FlowId, FlowRecord)> {
+        table.newest().map(|(flow, record)| (flow, record.clone())).collect()
+    };
+    assert_eq!(records(&table), records(&one.table));
+    assert!(table.left() > 0 && table.sniffers().count() == 3, "there was something to lose");
+}
+
+#[test]
+fn a_damaged_snapshot_is_an_error_or_a_sound_table_and_never_a_panic() {
+    let one = busy();
+    let mut whole = Vec::new();
+    one.table.write_to(&mut whole).unwrap();
+    for place in (0..whole.len()).step_by(7) {
+        assert!(FlowTable::read_from(&mut &whole[..place], one.table.limits()).is_err(), "cut at {place}");
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1 << (place / 7 % 8);
+        if let Ok((table, expiry)) = FlowTable::read_from(&mut bytes.as_slice(), one.table.limits()) {
+            table.check_invariants(&expiry);
+        }
+    }
+}
+
+#[test]
+fn a_page_of_changes_never_ends_within_an_entry() {
+    let one = busy();
+    let all = one.table.changes_after(Revision(0), 1 << 20);
+    let (mut pages, mut at) = (Vec::new(), Revision(0));
+    loop {
+        let page = one.table.changes_after(at, 1);
+        let Some(last) = page.last() else { break };
+        at = last.revision();
+        assert!(page.iter().all(|change| change.revision() == at), "most is one, so a page is one entry's");
+        pages.extend(page);
+    }
+    assert_eq!(pages, all);
+}
+
+#[test]
+fn what_is_forgotten_is_counted_exactly() {
+    let mut one = Applier::new(FlowLimits { flows: 2_000, ttl_ms: 1000, ended_ttl_ms: 100 });
+    let (mut position, mut left) = (Revision(0), 0);
+    for step in 1..=60_u64 {
+        let events = (0..2_000).map(|flow| event(flow, step)).map(|event| Observed {
+            key: FlowKey { protocol: (step % 200) as u8 + 18, ..event.key },
+            seventh: Some(((step % 250) as u8, event.key.low.port.into())),
+            ..event
+        });
+        one.report_unchecked(step, events.collect());
+        if step == 10 {
+            (position, left) = (one.table.applied(), one.table.left());
+        }
+    }
+    let told = one.table.changes_after(position, usize::MAX);
+    let told_left = told.iter().filter(|change| matches!(change, Change::Left(..))).count() as u64;
+    let missed = one.table.missed_after(position, left);
+    assert!(missed > 0 && one.table.has_forgotten_after(position));
+    assert_eq!(left + told_left + missed, one.table.left());
+    assert_eq!(one.table.missed_after(one.table.applied(), one.table.left()), 0);
+}
+
+#[test]
+fn a_five_tuple_finds_its_seven_tuples() {
+    let mut one = Applier::new(FlowLimits::default());
+    let with = |tos: Option<u8>| Observed { seventh: tos.map(|tos| (tos, 9)), ..event(1, 1) };
+    one.report(7, 1, 1, vec![with(None), with(Some(0)), with(Some(8)), event(2, 1)]);
+    let five = with(None).id();
+    let found: BTreeSet<FlowId> = one.table.of_five(five).map(|(flow, _)| flow).collect();
+    assert_eq!(found, BTreeSet::from([five, with(Some(0)).id(), with(Some(8)).id()]));
+}
+
+#[test]
+fn a_sniffers_number_is_that_of_its_name_in_every_version() {
+    // Vectors, worked out by another implementation of SipHash-2-4 too: a change would make every sniffer a stranger.
+    assert_eq!(SnifferId::of("host:eth0"), SnifferId(0x90b88c0350895a7c));
+    assert_eq!(SnifferId::of("a"), SnifferId(0xbea5da91d1c1f352));
+}
+
+#[test]
+fn parts_of_a_flow_that_one_sniffer_tells_apart_are_added_up_once() {
+    let mut one = Applier::new(FlowLimits::default());
+    for step in 1..=50 {
+        // Two workers see packets of one flow without ports, and tell of it in turns.
+        let part = |first_us| Observed { first_us, ..event(1, step * 10) };
+        one.report(7, 1, step, vec![part(10), part(20)]);
+    }
+    let record = one.table.get(event(1, 0).id()).unwrap();
+    assert_eq!((packets(record), record.observations().len()), (1000, 2));
+    // Another life of the sniffer goes on with each.
+    one.report(7, 2, 1, vec![Observed { first_us: 30, ..event(1, 1) }, Observed { first_us: 40, ..event(1, 2) }]);
+    let record = one.table.get(event(1, 0).id()).unwrap();
+    assert_eq!((packets(record), record.observations().len()), (1003, 2));
+    // One that is over makes room for the next of the same ports.
+    one.report(7, 2, 2, vec![Observed { first_us: 30, end: Some(End::Closed), ..event(1, 1) }]);
+    one.report(7, 2, 3, vec![Observed { first_us: 50, ..event(1, 7) }]);
+    let record = one.table.get(event(1, 0).id()).unwrap();
+    assert_eq!((packets(record), record.observations().len()), (1010, 2));
 }

@@ -3,7 +3,8 @@
 use prost::Message;
 
 use crate::wire::{
-    AddressMessage, BirthMessage, OwnerMessage, PinRowMessage, PoolMessage, PoolTtlMessage, TuningMessage,
+    AddressMessage, BirthMessage, FlowRowMessage, OwnerMessage, PinRowMessage, PoolMessage, PoolTtlMessage,
+    TuningMessage,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -180,4 +181,69 @@ pub(super) struct OutcomeRow {
     pub epoch: u64,
     #[prost(string, tag = "6")]
     pub text: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct FlowRow {
+    #[prost(oneof = "FlowKind", tags = "1, 2, 3, 4, 15")]
+    pub row: Option<FlowKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum FlowKind {
+    #[prost(message, tag = "1")]
+    Head(FlowHead),
+    #[prost(message, tag = "2")]
+    Sniffer(SnifferRow),
+    #[prost(message, tag = "3")]
+    Departure(DepartureRow),
+    #[prost(message, boxed, tag = "4")]
+    Flow(Box<FlowRowMessage>),
+    /// The last row: how many there are before it.
+    #[prost(uint64, tag = "15")]
+    End(u64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct FlowHead {
+    #[prost(uint64, tag = "1")]
+    pub applied: u64,
+    #[prost(uint64, tag = "2")]
+    pub time: u64,
+    #[prost(uint64, tag = "3")]
+    pub forgotten: u64,
+    #[prost(uint64, tag = "4")]
+    pub left: u64,
+    #[prost(uint64, tag = "5")]
+    pub begun: u64,
+    #[prost(uint64, tag = "6")]
+    pub expired: u64,
+    #[prost(uint64, tag = "7")]
+    pub evicted: u64,
+    #[prost(uint64, tag = "8")]
+    pub again: u64,
+    #[prost(uint64, tag = "9")]
+    pub unplaced: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SnifferRow {
+    #[prost(fixed64, tag = "1")]
+    pub sniffer: u64,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "4")]
+    pub at: u64,
+    #[prost(string, tag = "5")]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DepartureRow {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(fixed64, tag = "2")]
+    pub flow: u64,
 }

@@ -188,6 +188,20 @@ fn byte(input: &mut impl BufRead) -> Result<Option<u8>, SnapshotError> {
     }
 }
 
+/// Reads until `bytes` are full or the input ends: how many there were.
+pub(super) fn fill(input: &mut dyn Read, bytes: &mut [u8]) -> Result<usize, SnapshotError> {
+    let mut length = 0;
+    while length < bytes.len() {
+        match input.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(&error)),
+        }
+    }
+    Ok(length)
+}
+
 fn unreadable(error: &io::Error) -> SnapshotError {
     SnapshotError::Io { kind: error.kind(), text: error.to_string() }
 }

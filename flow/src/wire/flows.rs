@@ -5,8 +5,11 @@ use prost::Message;
 use super::{Empty, WireError, pick, port};
 use crate::{
     app::{App, Confidence, HOST_BYTES_MAX, Label},
-    flows::{Counts, EVENTS_PER_BATCH_MAX, End, FlowCommand, FlowId, Observed, SnifferId, Standing, Verdict},
-    ids::Revision,
+    flows::{
+        Counts, EVENTS_PER_BATCH_MAX, End, FlowCommand, FlowId, FlowRecord, LABELS_MAX, NAME_BYTES_MAX, OBSERVERS_MAX,
+        Observation, Observed, SnifferId, Standing, Verdict,
+    },
+    ids::{LogTime, Revision},
     tuple::{Endpoint, FlowKey, IpVersion},
 };
 
@@ -15,10 +18,11 @@ impl FlowCommand {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let kind = match self {
-            Self::Report { sniffer, epoch, sequence, events } => FlowKind::Report(ReportMessage {
+            Self::Report { sniffer, epoch, sequence, name, events } => FlowKind::Report(ReportMessage {
                 sniffer: sniffer.0,
                 epoch: *epoch,
                 sequence: *sequence,
+                name: name.to_string(),
                 events: events.iter().map(ObservedMessage::from).collect(),
             }),
             Self::Annotate { flow, revision, labels, verdict } => FlowKind::Annotate(AnnotateMessage {
@@ -35,20 +39,35 @@ impl FlowCommand {
         FlowMessage { command: Some(kind) }.encode_to_vec()
     }
 
+    /// The bytes of the command of a report, as [`encode_report`] makes it.
+    #[must_use]
+    pub fn of_report(report: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(report.len() + 8);
+        prost::encoding::encode_key(REPORT_TAG, prost::encoding::WireType::LengthDelimited, &mut bytes);
+        prost::encoding::encode_varint(report.len() as u64, &mut bytes);
+        bytes.extend_from_slice(report);
+        bytes
+    }
+
     /// Reads a command.
     ///
     /// # Errors
     /// If the bytes are not a command of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        // An event of two bytes takes some hundred in memory: they are counted before they are read.
+        if events_in(bytes)? > EVENTS_PER_BATCH_MAX {
+            return Err(WireError::Field("events"));
+        }
         Ok(match FlowMessage::decode(bytes)?.command.ok_or(WireError::Field("command"))? {
             FlowKind::Report(report) => {
-                if report.events.len() > EVENTS_PER_BATCH_MAX {
-                    return Err(WireError::Field("events"));
+                if report.name.len() > NAME_BYTES_MAX {
+                    return Err(WireError::Field("name"));
                 }
                 Self::Report {
                     sniffer: SnifferId(report.sniffer),
                     epoch: report.epoch,
                     sequence: report.sequence,
+                    name: report.name.into(),
                     events: report.events.into_iter().map(Observed::try_from).collect::<Result<_, _>>()?,
                 }
             }
@@ -61,6 +80,60 @@ impl FlowCommand {
             FlowKind::Tick(_) => Self::Tick,
         })
     }
+}
+
+impl Observed {
+    /// Its bytes as one of the events of a report, with tag and length: so many of these as there are events, one after the
+    /// other, are the events of [`encode_report`].
+    #[must_use]
+    pub fn encode_event(&self) -> Vec<u8> {
+        let message = ObservedMessage::from(self);
+        let mut bytes = Vec::with_capacity(prost::encoding::message::encoded_len(EVENTS_TAG, &message));
+        prost::encoding::message::encode(EVENTS_TAG, &message, &mut bytes);
+        bytes
+    }
+}
+
+/// The bytes of a report, without the command around it, whose events are bytes already. What is sent to an instance; it can
+/// be numbered anew without making its events into bytes again.
+#[must_use]
+pub fn encode_report(name: &str, epoch: u64, sequence: u64, events: &[u8]) -> Vec<u8> {
+    let sniffer = SnifferId::of(name).0;
+    let head = ReportMessage { sniffer, epoch, sequence, events: Vec::new(), name: String::new() };
+    let tail = ReportMessage { name: name.to_owned(), ..ReportMessage::default() };
+    let mut bytes = Vec::with_capacity(head.encoded_len() + events.len() + tail.encoded_len());
+    head.encode_raw(&mut bytes);
+    bytes.extend_from_slice(events);
+    tail.encode_raw(&mut bytes);
+    bytes
+}
+
+/// How many events the report in a command has.
+fn events_in(command: &[u8]) -> Result<usize, WireError> {
+    let mut events = 0;
+    let mut reports = command;
+    while !reports.is_empty() {
+        let (tag, report) = field(&mut reports)?;
+        let mut fields = if tag == REPORT_TAG { report } else { &[] };
+        while !fields.is_empty() {
+            events += usize::from(field(&mut fields)?.0 == EVENTS_TAG);
+        }
+    }
+    Ok(events)
+}
+
+/// Takes a field off: its tag, and its bytes if it has a length.
+fn field<'a>(bytes: &mut &'a [u8]) -> Result<(u32, &'a [u8]), WireError> {
+    use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+    let (tag, kind) = decode_key(bytes)?;
+    if kind != WireType::LengthDelimited {
+        skip_field(kind, tag, bytes, DecodeContext::default())?;
+        return Ok((tag, &[]));
+    }
+    let length = usize::try_from(decode_varint(bytes)?).unwrap_or(usize::MAX);
+    let (inner, rest) = bytes.split_at_checked(length).ok_or(WireError::Field("length"))?;
+    *bytes = rest;
+    Ok((tag, inner))
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -89,6 +162,8 @@ struct ReportMessage {
     sequence: u64,
     #[prost(message, repeated, tag = "4")]
     events: Vec<ObservedMessage>,
+    #[prost(string, tag = "5")]
+    name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -205,7 +280,7 @@ impl From<&Observed> for ObservedMessage {
             low_bytes: seen.counts[0].bytes,
             high_packets: seen.counts[1].packets,
             high_bytes: seen.counts[1].bytes,
-            tcp_flags: u32::from(seen.tcp_flags[0]) | u32::from(seen.tcp_flags[1]) << 8,
+            tcp_flags: flags(seen.tcp_flags),
             vlan: seen.vlan.map(u32::from),
             sample: if seen.sample == 1 { 0 } else { seen.sample },
             label: seen.label.as_ref().map(LabelMessage::from),
@@ -217,12 +292,9 @@ impl TryFrom<ObservedMessage> for Observed {
     type Error = WireError;
 
     fn try_from(message: ObservedMessage) -> Result<Self, WireError> {
-        let tos = message.tos.map(|tos| u8::try_from(tos).map_err(|_| WireError::Field("tos"))).transpose()?;
-        let [low, high, 0, 0] = message.tcp_flags.to_le_bytes() else { return Err(WireError::Field("tcp flags")) };
-        let vlan = message.vlan.map(|vlan| u16::try_from(vlan).map_err(|_| WireError::Field("vlan"))).transpose()?;
         Ok(Self {
             key: message.key.ok_or(WireError::Field("key"))?.try_into()?,
-            seventh: tos.map(|tos| (tos, message.ingress)),
+            seventh: seventh(message.tos, message.ingress)?,
             from_low: message.from_low,
             standing: standing(message.standing)?,
             end: end(message.end)?,
@@ -232,12 +304,168 @@ impl TryFrom<ObservedMessage> for Observed {
                 Counts { packets: message.low_packets, bytes: message.low_bytes },
                 Counts { packets: message.high_packets, bytes: message.high_bytes },
             ],
-            tcp_flags: [low, high],
-            vlan,
+            tcp_flags: flags_of(message.tcp_flags)?,
+            vlan: vlan(message.vlan)?,
             sample: message.sample.max(1),
             label: message.label.map(Label::try_from).transpose()?,
         })
     }
+}
+
+/// A record of the table, as snapshots have it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FlowRowMessage {
+    #[prost(message, optional, tag = "1")]
+    key: Option<KeyMessage>,
+    #[prost(uint32, optional, tag = "2")]
+    tos: Option<u32>,
+    #[prost(uint32, tag = "3")]
+    ingress: u32,
+    #[prost(bool, tag = "4")]
+    from_low: bool,
+    #[prost(uint32, optional, tag = "5")]
+    vlan: Option<u32>,
+    #[prost(message, optional, tag = "6")]
+    label: Option<LabelMessage>,
+    #[prost(message, repeated, tag = "7")]
+    labels: Vec<PairMessage>,
+    #[prost(message, optional, tag = "8")]
+    verdict: Option<VerdictMessage>,
+    /// Log time in milliseconds.
+    #[prost(uint64, tag = "9")]
+    verdict_at: u64,
+    #[prost(uint64, tag = "10")]
+    revision: u64,
+    #[prost(uint64, tag = "11")]
+    expires: u64,
+    #[prost(message, repeated, tag = "12")]
+    observations: Vec<ObservationMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ObservationMessage {
+    #[prost(fixed64, tag = "1")]
+    sniffer: u64,
+    #[prost(uint64, tag = "2")]
+    epoch: u64,
+    #[prost(uint64, tag = "3")]
+    first_us: u64,
+    #[prost(uint64, tag = "4")]
+    last_us: u64,
+    /// Packets and bytes from the low endpoint, those from the high one, then the same of what was counted before.
+    #[prost(uint64, repeated, tag = "5")]
+    counts: Vec<u64>,
+    #[prost(uint32, tag = "6")]
+    tcp_flags: u32,
+    #[prost(uint32, tag = "7")]
+    standing: u32,
+    #[prost(uint32, tag = "8")]
+    end: u32,
+    #[prost(uint32, tag = "9")]
+    sample: u32,
+}
+
+impl From<&FlowRecord> for FlowRowMessage {
+    fn from(record: &FlowRecord) -> Self {
+        let labels = record.labels.iter();
+        Self {
+            key: Some((&record.key).into()),
+            tos: record.seventh.map(|(tos, _)| tos.into()),
+            ingress: record.seventh.map_or(0, |(_, ingress)| ingress),
+            from_low: record.from_low,
+            vlan: record.vlan.map(u32::from),
+            label: record.label.as_ref().map(LabelMessage::from),
+            labels: labels
+                .map(|(name, value)| PairMessage { name: name.to_string(), value: value.to_string() })
+                .collect(),
+            verdict: record.verdict.as_ref().map(|(verdict, _)| verdict.into()),
+            verdict_at: record.verdict.as_ref().map_or(0, |(_, at)| at.0),
+            revision: record.revision.0,
+            expires: record.expires.0,
+            observations: record.observations.iter().map(ObservationMessage::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<FlowRowMessage> for FlowRecord {
+    type Error = WireError;
+
+    fn try_from(row: FlowRowMessage) -> Result<Self, WireError> {
+        if row.observations.len() > OBSERVERS_MAX || row.labels.len() > LABELS_MAX {
+            return Err(WireError::Field("observations or labels"));
+        }
+        let observations: Vec<Observation> =
+            row.observations.into_iter().map(Observation::try_from).collect::<Result<_, _>>()?;
+        let verdict_at = LogTime(row.verdict_at);
+        Ok(Self {
+            key: row.key.ok_or(WireError::Field("key"))?.try_into()?,
+            seventh: seventh(row.tos, row.ingress)?,
+            from_low: row.from_low,
+            vlan: vlan(row.vlan)?,
+            label: row.label.map(Label::try_from).transpose()?,
+            labels: row.labels.into_iter().map(|pair| (pair.name.into(), pair.value.into())).collect(),
+            verdict: row.verdict.map(|verdict| (verdict.into(), verdict_at)),
+            revision: Revision(row.revision),
+            expires: LogTime(row.expires),
+            observations,
+        })
+    }
+}
+
+impl From<&Observation> for ObservationMessage {
+    fn from(seen: &Observation) -> Self {
+        Self {
+            sniffer: seen.sniffer.0,
+            epoch: seen.epoch,
+            first_us: seen.first_us,
+            last_us: seen.last_us,
+            counts: seen.counts.iter().chain(&seen.before).flat_map(|side| [side.packets, side.bytes]).collect(),
+            tcp_flags: flags(seen.tcp_flags),
+            standing: seen.standing as u32,
+            end: seen.end.map_or(0, |end| end as u32),
+            sample: seen.sample,
+        }
+    }
+}
+
+impl TryFrom<ObservationMessage> for Observation {
+    type Error = WireError;
+
+    fn try_from(message: ObservationMessage) -> Result<Self, WireError> {
+        let [a, b, c, d, e, f, g, h] = message.counts[..] else { return Err(WireError::Field("counts")) };
+        let side = |packets, bytes| Counts { packets, bytes };
+        Ok(Self {
+            sniffer: SnifferId(message.sniffer),
+            epoch: message.epoch,
+            first_us: message.first_us,
+            last_us: message.last_us,
+            counts: [side(a, b), side(c, d)],
+            before: [side(e, f), side(g, h)],
+            tcp_flags: flags_of(message.tcp_flags)?,
+            standing: standing(message.standing)?,
+            end: end(message.end)?,
+            sample: message.sample,
+        })
+    }
+}
+
+/// The flags of the low endpoint, and those of the high one in the next eight bits.
+fn flags(flags: [u8; 2]) -> u32 {
+    u32::from(flags[0]) | u32::from(flags[1]) << 8
+}
+
+fn flags_of(number: u32) -> Result<[u8; 2], WireError> {
+    let [low, high, 0, 0] = number.to_le_bytes() else { return Err(WireError::Field("tcp flags")) };
+    Ok([low, high])
+}
+
+fn seventh(tos: Option<u32>, ingress: u32) -> Result<Option<(u8, u32)>, WireError> {
+    let tos = tos.map(|tos| u8::try_from(tos).map_err(|_| WireError::Field("tos"))).transpose()?;
+    Ok(tos.map(|tos| (tos, ingress)))
+}
+
+fn vlan(vlan: Option<u32>) -> Result<Option<u16>, WireError> {
+    vlan.map(|vlan| u16::try_from(vlan).map_err(|_| WireError::Field("vlan"))).transpose()
 }
 
 impl From<&FlowKey> for KeyMessage {
@@ -338,6 +566,12 @@ pub(crate) fn end(number: u32) -> Result<Option<End>, WireError> {
     pick(&all, number - 1, "end").map(Some)
 }
 
+/// The tag of a report's events.
+const EVENTS_TAG: u32 = 4;
+
+/// The tag of a report in a command.
+const REPORT_TAG: u32 = 1;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,8 +607,14 @@ mod tests {
         bare.key.high.port = 2;
         let verdict = Verdict { action: "drop".into(), source: "firewall".into() };
         vec![
-            FlowCommand::Report { sniffer: SnifferId(u64::MAX), epoch: 1, sequence: 2, events: vec![observed(), bare] },
-            FlowCommand::Report { sniffer: SnifferId(0), epoch: 0, sequence: 0, events: Vec::new() },
+            FlowCommand::Report {
+                sniffer: SnifferId(u64::MAX),
+                epoch: 1,
+                sequence: 2,
+                name: "a:eth0".into(),
+                events: vec![observed(), bare],
+            },
+            FlowCommand::Report { sniffer: SnifferId(0), epoch: 0, sequence: 0, name: "".into(), events: Vec::new() },
             FlowCommand::Annotate {
                 flow: FlowId(9),
                 revision: Revision(8),
@@ -389,6 +629,17 @@ mod tests {
     fn every_command_comes_back_as_it_went() {
         for command in commands() {
             assert_eq!(FlowCommand::decode(&command.encode()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn a_report_made_of_parts_is_the_one_inside_its_command() {
+        for command in commands() {
+            let FlowCommand::Report { epoch, sequence, name, events, .. } = command else { continue };
+            let parts: Vec<u8> = events.iter().flat_map(Observed::encode_event).collect();
+            let report = encode_report(&name, epoch, sequence, &parts);
+            let command = FlowCommand::Report { sniffer: SnifferId::of(&name), epoch, sequence, name, events };
+            assert_eq!(FlowCommand::of_report(&report), command.encode());
         }
     }
 
@@ -413,10 +664,13 @@ mod tests {
     fn endpoints_in_the_wrong_order_and_too_many_events_are_refused() {
         let mut turned = observed();
         std::mem::swap(&mut turned.key.low, &mut turned.key.high);
-        let report = |events| FlowCommand::Report { sniffer: SnifferId(1), epoch: 1, sequence: 1, events };
+        let report =
+            |events| FlowCommand::Report { sniffer: SnifferId(1), epoch: 1, sequence: 1, name: "".into(), events };
         assert!(FlowCommand::decode(&report(vec![turned]).encode()).is_err());
         let many = vec![observed(); EVENTS_PER_BATCH_MAX + 1];
         assert!(FlowCommand::decode(&report(many).encode()).is_err());
+        let nothing = [0x22, 0].repeat(EVENTS_PER_BATCH_MAX + 1);
+        assert_eq!(FlowCommand::decode(&FlowCommand::of_report(&nothing)), Err(WireError::Field("events")));
     }
 
     #[test]
@@ -425,6 +679,7 @@ mod tests {
             sniffer: SnifferId(1),
             epoch: u64::MAX,
             sequence: u64::MAX,
+            name: "a".repeat(NAME_BYTES_MAX).into(),
             events: vec![observed(); EVENTS_PER_BATCH_MAX],
         };
         assert!(most.encode().len() < 512 << 10, "it fits an entry: {}", most.encode().len());

@@ -12,7 +12,7 @@ fn address(label: &str) -> MemberAddress {
 
 fn founding(labels: &[&str]) -> Founding {
     let instances = labels.iter().map(|label| address(label)).collect();
-    Founding { fleet_name: "lab".to_owned(), instances, pin_groups: 1, lease_ms: 1000 }
+    Founding { fleet_name: "lab".to_owned(), instances, pin_groups: 1, flow_groups: 0, lease_ms: 1000 }
 }
 
 fn control() -> ControlTable {

@@ -10,7 +10,7 @@ fn address(label: &str) -> MemberAddress {
 
 fn founding(labels: &[&str]) -> Founding {
     let instances = labels.iter().map(|label| address(label)).collect();
-    Founding { fleet_name: "test".to_owned(), instances, pin_groups: 4, lease_ms: 1000 }
+    Founding { fleet_name: "test".to_owned(), instances, pin_groups: 4, flow_groups: 0, lease_ms: 1000 }
 }
 
 fn identity(label: &str, life: u64) -> Identity {
@@ -21,6 +21,7 @@ fn identity(label: &str, life: u64) -> Identity {
         id: None,
         fleet: None,
         pin_groups: 0,
+        flow_groups: 0,
         founders: Vec::new(),
         restored: false,
     }

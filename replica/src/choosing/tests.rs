@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flow::flows::FlowLimits;
 use flow::{
     Bind, Birth, Commit, ControlCommand, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
     PoolId, PoolSpec, Protocol, ServerChange, ServerSpec, ServerState, View,
@@ -70,6 +71,8 @@ impl One {
             incarnation: Incarnation(1),
             lease_ms: 1000,
             pins_per_group_max: 3,
+            flow_groups: 0,
+            flow_limits: FlowLimits::default(),
             choosing_max: 2,
             birth: Some(birth),
             token_start: 0,

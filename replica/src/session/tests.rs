@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flow::flows::FlowLimits;
 use flow::{Birth, FleetId, Incarnation, MemberAddress, Revision};
 use raftlog::{
     Index, NodeId, Term,
@@ -112,6 +113,8 @@ fn replica(id: u64, count: u64) -> Replica {
         incarnation: Incarnation(id),
         lease_ms: 1000,
         pins_per_group_max: 3,
+        flow_groups: 0,
+        flow_limits: FlowLimits::default(),
         choosing_max: 2,
         birth: Some(birth),
         token_start: id << 40,

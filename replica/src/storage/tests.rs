@@ -13,6 +13,7 @@ fn founder() -> Identity {
         id: Some(InstanceId(1)),
         fleet: None,
         pin_groups: 1,
+        flow_groups: 0,
         founders: vec![InstanceId(1), InstanceId(2)],
         restored: false,
     }

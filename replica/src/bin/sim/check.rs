@@ -232,7 +232,7 @@ impl Judge {
         }
     }
 
-    fn digest(&mut self, group: GroupId, applied: Revision, digest: u64) {
+    pub fn digest(&mut self, group: GroupId, applied: Revision, digest: u64) {
         let known = *self.digests.entry((group, applied)).or_insert(digest);
         if known != digest {
             self.blame(format!("group {group}: tables differ at index {applied}"));

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use flow::{
     BackendId, ControlTable, GroupView, HealthCounter, Incarnation, InstanceId, PinKey,
     cache::Cache,
+    flows::{FlowLimits, FlowTable},
     plant::{self, Plant},
 };
 use raftlog::{
@@ -69,6 +70,7 @@ pub struct Running {
     pub cache: Cache<Target>,
     pub control: ControlTable,
     pub views: Vec<GroupView>,
+    pub flows: BTreeMap<GroupId, FlowTable>,
     pub health: BTreeMap<BackendId, HealthCounter>,
     /// Rounds on their way to the disk, in order.
     pub rounds: Vec<Round>,
@@ -122,6 +124,7 @@ impl Machine {
                     id: None,
                     fleet: None,
                     pin_groups: 0,
+                    flow_groups: 0,
                     founders: Vec::new(),
                     restored: false,
                 };
@@ -159,6 +162,8 @@ impl Machine {
             incarnation: identity.incarnation,
             lease_ms: self.lease_ms,
             pins_per_group_max: 10_000,
+            flow_groups: identity.flow_groups,
+            flow_limits: FlowLimits { flows: 1000, ttl_ms: 60_000, ended_ttl_ms: 1_500 },
             choosing_max: 1000,
             birth: founder.then(|| flow::Birth {
                 fleet: flow::FleetId(u128::from(seed)),
@@ -180,6 +185,7 @@ impl Machine {
             storage,
             cache: Cache::new(NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN)),
             views,
+            flows: BTreeMap::new(),
             health: BTreeMap::new(),
             rounds: Vec::new(),
             received: BTreeMap::new(),
@@ -211,6 +217,12 @@ impl Machine {
         }
         self.disk.crash(seed);
         self.life += 1;
+    }
+
+    /// Whether it leads that group.
+    pub fn leads(&self, group: GroupId) -> bool {
+        let Some(Process { core: Core::Running(running), .. }) = &self.process else { return false };
+        running.replica.status(group).is_some_and(|status| status.role == raftlog::driver::Role::Leader)
     }
 
     pub fn running(&mut self) -> Option<&mut Running> {

@@ -3,6 +3,7 @@
 mod clients;
 mod end;
 mod faults;
+mod flows;
 mod operators;
 mod outputs;
 mod pools;
@@ -29,7 +30,7 @@ use raftlog::{
 };
 use replica::{Founding, Hello, Output, SubmitError, Submitted, Ticket, storage::store_snapshot};
 
-use self::{faults::Mood, pools::server, sessions::SessionClient};
+use self::{faults::Mood, flows::Sniffer, pools::server, sessions::SessionClient};
 
 pub use self::pools::pools;
 
@@ -97,6 +98,7 @@ enum Event {
     },
     Visit,
     Write,
+    Sniff,
     Fault,
     Operate,
     Restart {
@@ -151,6 +153,7 @@ enum Asked {
     Session { client: usize },
     Request { client: usize, request: Request, key: String },
     Read { acked: usize },
+    Report { one: usize, epoch: u64, shard: u32, sequence: u64 },
     Other,
 }
 
@@ -177,6 +180,8 @@ pub struct World {
     asked: BTreeMap<(usize, u64, Ticket), Asked>,
     next_ticket: u64,
     session_clients: [SessionClient; sessions::CLIENTS],
+    sniffers: [Sniffer; flows::SNIFFERS],
+    batches_acked: u64,
     written: u64,
     clients: u64,
     /// When each client came last.
@@ -213,7 +218,13 @@ impl World {
         };
         let labels = ["a", "b", "c", "d", "e"];
         let instances = labels[..count].iter().map(|label| address(label)).collect();
-        let founding = Founding { fleet_name: "sim".to_owned(), instances, pin_groups: 2, lease_ms: LEASE_MS };
+        let founding = Founding {
+            fleet_name: "sim".to_owned(),
+            instances,
+            pin_groups: PIN_GROUPS,
+            flow_groups: flows::FLOW_GROUPS,
+            lease_ms: LEASE_MS,
+        };
         let mood = Mood::draw(&mut random);
         // Short logs have snapshots sent that long ones never need.
         let short = random.chance(500);
@@ -256,6 +267,8 @@ impl World {
             asked: BTreeMap::new(),
             next_ticket: 0,
             session_clients: Default::default(),
+            sniffers: Default::default(),
+            batches_acked: 0,
             written: 0,
             clients: 0,
             visited: BTreeMap::new(),
@@ -284,6 +297,7 @@ impl World {
         let quiet_us = world.quiet_night();
         world.at(quiet_us + 1_500_000, Event::Visit);
         world.at(quiet_us + 1_500_000, Event::Write);
+        world.at(quiet_us + 1_500_000, Event::Sniff);
         world.at(quiet_us + 2_500_000, Event::Fault);
         world.at(quiet_us + 2_000_000, Event::Operate);
         world.heal_us = quiet_us + HEAL_SECONDS * 1_000_000;
@@ -336,6 +350,7 @@ impl World {
             Event::Ask { node, key, prompt } => self.ask(node, key, prompt),
             Event::Visit => self.visit(),
             Event::Write => self.write(),
+            Event::Sniff => self.sniff(),
             Event::Fault => self.fault(),
             Event::Operate => self.operate(),
             Event::Restart { node } => self.restart(node),
@@ -643,6 +658,7 @@ fn slots(key: &[u8; 16], members: &[(BackendId, u32)]) -> SlotTable {
 const INVARIANTS_EVERY: u64 = 64;
 
 const POOLS: [&str; 3] = ["web", "turns", "least"];
+const PIN_GROUPS: u32 = 2;
 const TTL_MS: u64 = 8_000;
 const SECONDS: u64 = 24;
 const HEAL_SECONDS: u64 = 16;

@@ -25,6 +25,7 @@ impl World {
         if asks == 0 || answered * 1000 < asks * 995 {
             self.judge.blame(format!("only {answered} of {asks} asks were answered after all was healed"));
         }
+        self.judge_flows();
         self.newcomers_serve();
         self.pick_agreement();
         for node in 0..self.machines.len() {

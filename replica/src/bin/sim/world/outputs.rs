@@ -20,6 +20,13 @@ impl World {
                     running.views[group.0 as usize - 1] = *view;
                 }
             }
+            Output::PublishFlows(group, table) => {
+                self.judge.digest(group, table.applied(), table.digest());
+                if let Some(running) = self.machines[node].running() {
+                    running.flows.insert(group, *table);
+                }
+            }
+            Output::Reported(ticket, answer) => self.reported(node, ticket, answer),
             Output::Chosen(ticket, answer) => self.chosen(node, ticket, answer),
             Output::Submitted(ticket, answer) => self.submitted(node, ticket, answer),
             Output::Persist { round, records, installs, sync } => {
