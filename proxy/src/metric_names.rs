@@ -73,6 +73,23 @@ pub const CERTIFICATE_EXPIRY_SECONDS: &str = "rocinante_certificate_expiry_secon
 /// New certificates that were not good and not taken. Only with `[fleet.tls]`.
 pub const CERTIFICATE_RELOADS_FAILED_TOTAL: &str = "rocinante_certificate_reloads_failed_total";
 
+// Flows.
+
+/// Flows that began in the table of flows; by shard, the same on all instances.
+pub const FLOWS_BEGUN_TOTAL: &str = "rocinante_flows_begun_total";
+/// Flows that expired; by shard.
+pub const FLOWS_EXPIRED_TOTAL: &str = "rocinante_flows_expired_total";
+/// Flows that gave way because their shard was full; by shard.
+pub const FLOWS_EVICTED_TOTAL: &str = "rocinante_flows_evicted_total";
+/// Committed batches of sniffers that had come before and changed nothing; by shard.
+pub const FLOW_BATCHES_AGAIN_TOTAL: &str = "rocinante_flow_batches_again_total";
+/// Observations for which a flow had no place: more sniffers saw it than are kept; by shard.
+pub const FLOW_OBSERVATIONS_UNPLACED_TOTAL: &str = "rocinante_flow_observations_unplaced_total";
+/// Sniffers that push to this instance now.
+pub const FLOW_PUSHES_OPEN: &str = "rocinante_flow_pushes_open";
+/// Batches that sniffers pushed to this instance; by outcome: acked, again, gap, other_epoch, later or malformed.
+pub const FLOW_BATCHES_TOTAL: &str = "rocinante_flow_batches_total";
+
 // Choices.
 
 /// Choices of a backend; by source: cache, table, commit or isolated.

@@ -105,8 +105,10 @@ async fn serve(
     node.count_connections(Box::new(traffic.connections()));
 
     let (stop, stopped) = watch::channel(false);
-    let grpc =
-        serve_grpc(grpc_listener, fleet.clone(), node.transport().clone(), traffic.relay_service(), stopped.clone());
+    let pushes = grpc::PushCounters::new()?;
+    pushes.register(metrics.registry())?;
+    let routes = grpc::routes(fleet.clone(), pushes).add_service(traffic.relay_service());
+    let grpc = serve_grpc(grpc_listener, fleet.clone(), node.transport().clone(), routes, stopped.clone());
     let doors = rest::DoorCounters::family()?;
     metrics.registry().register(Box::new(doors.clone()))?;
     let door = |port| rest::DoorCounters::of(&doors, port);
@@ -181,19 +183,16 @@ async fn serve_grpc(
     listener: TcpListener,
     fleet: Fleet,
     transport: raftlog::net::Transport,
-    relay: traffic::relay::proto::relay_server::RelayServer<traffic::relay::RelayService<Fleet>>,
+    routes: tonic::service::Routes,
     stopped: watch::Receiver<bool>,
 ) {
     let options = raftlog::net::Options::default();
     // An instance that an operator has cut off answers nobody, peers included.
-    let gate = {
-        let fleet = fleet.clone();
-        move |request: tonic::Request<()>| match fleet.is_cut_off() {
-            true => Err(tonic::Status::unavailable("this instance was cut off by an operator: POST /startGrpc")),
-            false => Ok(request),
-        }
+    let gate = move |request: tonic::Request<()>| match fleet.is_cut_off() {
+        true => Err(tonic::Status::unavailable("this instance was cut off by an operator: POST /startGrpc")),
+        false => Ok(request),
     };
-    let routes = grpc::routes(fleet).add_service(transport.service()).add_service(relay);
+    let routes = routes.add_service(transport.service());
     let incoming = transport.incoming(listener, GRPC_CONNECTIONS_MAX, options.hello_timeout);
     let served = raftlog::net::server(&options)
         .layer(tonic::service::InterceptorLayer::new(gate))

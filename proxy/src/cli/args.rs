@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::client::Endpoint;
+use super::{client::Endpoint, flow_args::FlowCommand};
 use crate::config::{check_name, rules::parse_host};
 use crate::rest::operate::DetectorJson;
 
@@ -74,6 +74,15 @@ pub enum Command {
             rocinante kv list config/\n  rocinante kv delete color"
     )]
     Kv(KvCommand),
+    /// See, follow and mark the flows that sniffers report
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante flow list --port 443 --app quic\n  rocinante flow watch --host example.net\n  \
+            rocinante flow get 1:LQU9qZlK+B5F3KDmev6m5PMibrg=\n  \
+            rocinante flow verdict 5/3244066905220904990 drop --source firewall"
+    )]
+    Flow(FlowCommand),
     /// List, add, remove or promote instances, or hand over the leadership
     #[command(
         subcommand,
@@ -148,6 +157,7 @@ impl Command {
                 | MemberCommand::Events { reach }
                 | MemberCommand::Transfer(MemberArgs { reach, .. }),
             ) => reach.json,
+            Self::Flow(command) => command.reach().json,
         }
     }
 }

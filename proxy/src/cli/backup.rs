@@ -105,6 +105,7 @@ fn contents(state: &GroupState) -> String {
             format!("{members} members, {pools} pools, {keys} keys, {} sessions", table.sessions().len())
         }
         GroupState::Pins(state) => format!("{} pins", state.0.len()),
+        GroupState::Flows(state) => format!("{} flows", state.0.len()),
     }
 }
 

@@ -24,7 +24,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to go on asking a fleet that says it has no leader just now.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// From one round of all instances to the next.
-const ROUND_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// Largest answer, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
@@ -87,6 +87,11 @@ impl Client {
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         debug_assert!(!endpoints.is_empty(), "there is somebody to ask");
         Self { endpoints }
+    }
+
+    /// Who is asked.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// Reads.
@@ -187,7 +192,7 @@ fn exchange(endpoint: &Endpoint, method: &str, path: &str, body: &[u8]) -> Resul
 }
 
 /// Asks in HTTP/1.0, whose answers end with the connection and come as they are: the status, and what follows the head.
-fn begin_download(endpoint: &Endpoint, path: &str) -> io::Result<(u16, impl Read + use<>)> {
+pub(super) fn begin_download(endpoint: &Endpoint, path: &str) -> io::Result<(u16, impl Read + use<>)> {
     let mut stream = connect(endpoint)?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n").as_bytes())?;
     let broken = |text: &'static str| io::Error::new(io::ErrorKind::InvalidData, text);
@@ -269,7 +274,7 @@ fn parse_answer(bytes: &[u8]) -> io::Result<(u16, String)> {
 }
 
 /// What an instance's refusal means, and whether it is worth asking another, or again.
-fn refusal(endpoint: &Endpoint, status: u16, body: &str) -> (Failure, bool) {
+pub(super) fn refusal(endpoint: &Endpoint, status: u16, body: &str) -> (Failure, bool) {
     match serde_json::from_str::<ErrorJson>(body) {
         Ok(error) => {
             let nothing_done = matches!(error.reason.as_str(), "unavailable" | "overloaded" | "disk_full");
@@ -289,7 +294,7 @@ fn unknown_outcome(endpoint: &Endpoint, error: &io::Error) -> Failure {
     })
 }
 
-fn nobody(unreached: &[String]) -> Failure {
+pub(super) fn nobody(unreached: &[String]) -> Failure {
     Failure::Unreached(format!("no instance answers\n  {}", unreached.join("\n  ")))
 }
 

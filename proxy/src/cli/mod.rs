@@ -7,6 +7,9 @@ mod apply;
 mod args;
 mod backup;
 mod client;
+mod flow;
+mod flow_args;
+mod follow;
 mod operate;
 mod pki;
 mod show;
@@ -159,6 +162,7 @@ fn perform(console: &mut Console<'_>, command: Command) -> Result<()> {
         Command::Server(command) => server(console, command),
         Command::Pin(command) => pin(console, command),
         Command::Kv(command) => kv(console, command),
+        Command::Flow(command) => flow::perform(console, command),
         Command::Member(command) => member(console, command),
     }
 }

@@ -33,6 +33,8 @@ pub struct FleetConfig {
     pub instances: Vec<InstanceConfig>,
     /// How many groups share the pins. Chosen at the fleet's birth.
     pub groups: u32,
+    /// How many groups share the flows that sniffers report; 0: the fleet takes none. Chosen at the fleet's birth.
+    pub flow_groups: u32,
     /// How long an instance may answer after the leader last renewed its lease.
     pub lease: Duration,
     /// From one heartbeat to the next.

@@ -40,6 +40,7 @@ pub(super) fn read(top: &mut Section<'_>, notes: &mut Notes<'_>) -> ReadFleet {
     let name = section.required("name", "\"test\"", values::name, notes);
     let data_dir = section.or("data_dir", PathBuf::from("data"), values::directory, notes);
     let groups = section.or("groups", 16, |value| values::integer_u32(value, 1..=256), notes);
+    let flow_groups = section.or("flow_groups", 4, |value| values::integer_u32(value, 0..=64), notes);
     let lease = section.optional("lease", Some(1_000), |value| values::duration(value, 100..=60_000), notes);
     let heartbeat = section.optional("heartbeat", Some(50), |value| values::duration(value, 10..=5_000), notes);
     let election_timeout =
@@ -63,6 +64,7 @@ pub(super) fn read(top: &mut Section<'_>, notes: &mut Notes<'_>) -> ReadFleet {
             data_dir: data_dir?,
             instances: configs.filter(|instances| !instances.is_empty())?,
             groups: groups?,
+            flow_groups: flow_groups?,
             lease: Duration::from_millis(lease_ms?),
             heartbeat: Duration::from_millis(heartbeat?.value),
             election_timeout: Duration::from_millis(election_timeout?.value),

@@ -69,7 +69,7 @@ fn commented_defaults_are_the_defaults() {
 fn defaults() {
     let config = good(SMALL);
     let fleet = &config.fleet;
-    assert_eq!((fleet.data_dir.as_path(), fleet.groups), (Path::new("data"), 16));
+    assert_eq!((fleet.data_dir.as_path(), fleet.groups, fleet.flow_groups), (Path::new("data"), 16, 4));
     assert_eq!((fleet.lease, fleet.heartbeat), (Duration::from_secs(1), Duration::from_millis(50)));
     assert_eq!((fleet.election_timeout, fleet.drain_timeout), (Duration::from_millis(300), Duration::from_secs(30)));
     assert_eq!(fleet.limits, Limits::default());
@@ -90,7 +90,8 @@ fn defaults() {
 fn every_key() {
     let config = good(EVERY_KEY);
     let fleet = &config.fleet;
-    assert_eq!((fleet.name.as_str(), fleet.data_dir.as_path(), fleet.groups), ("f.1", Path::new("/var/lib/r"), 1));
+    assert_eq!((fleet.name.as_str(), fleet.data_dir.as_path()), ("f.1", Path::new("/var/lib/r")));
+    assert_eq!((fleet.groups, fleet.flow_groups), (1, 0));
     assert_eq!((fleet.lease, fleet.heartbeat), (Duration::from_secs(2), Duration::from_millis(100)));
     assert_eq!((fleet.election_timeout, fleet.drain_timeout), (Duration::from_secs(1), Duration::ZERO));
     let limits = Limits {
@@ -141,6 +142,7 @@ const EVERY_KEY: &str = r#"
 name = "f.1"
 data_dir = "/var/lib/r"
 groups = 1
+flow_groups = 0
 lease = "2s"
 heartbeat = "100ms"
 election_timeout = "1s"

@@ -169,6 +169,20 @@ pub fn bind_text(bind: Bind) -> String {
     }
 }
 
+/// Reads a prefix of addresses, `10.0.0.0/8`; an address alone is all of it.
+///
+/// # Errors
+/// If it is none.
+pub fn parse_prefix(text: &str) -> Result<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let prefix = address.parse::<IpAddr>().ok().and_then(|address| {
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Some(whole), |length| length.parse().ok().filter(|length| *length <= whole))?;
+        Some((address, length))
+    });
+    prefix.map_or_else(|| invalid(format!("{text:?} is no prefix: they read 10.0.0.0/8 or 2001:db8::/32")), Ok)
+}
+
 /// Reads what [`bind_text`] writes.
 pub fn parse_bind(text: &str) -> Result<Bind> {
     let bind = match text.strip_prefix(':') {

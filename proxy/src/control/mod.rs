@@ -5,20 +5,32 @@
 
 pub mod check;
 mod error;
+pub mod flows;
 mod types;
 
 use std::{future::Future, net::IpAddr};
 
 use bytes::Bytes;
-use flow::{Epoch, MemberAddress, PoolSpec, Revision, ServerChange, SessionId, Tuning};
+use flow::{
+    Epoch, MemberAddress, PoolSpec, Revision, ServerChange, SessionId, Tuning,
+    flows::{FlowOutcome, FlowRecord},
+};
+use tokio::sync::watch;
 
 pub use check::check_pools;
+use flows::{FlowBackend, FlowTables};
+
 pub use error::{Blame, ControlError, Retry};
 pub use types::{
     Applied, BackupWriter, Consistency, Event, EventKind, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry,
     LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Role, ServerStatus, Standing,
     Status, TableStatus, Terms, Vote,
 };
+
+/// Does what takes a while apart from the threads that carry the links to peers.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ControlError::Internal(error.to_string()))
+}
 
 /// What every method answers.
 pub type Result<T> = std::result::Result<T, ControlError>;
@@ -130,6 +142,18 @@ pub trait Control: Configured + Clone + Send + Sync + 'static {
 
     /// Hands the leadership of all groups to `label`.
     fn transfer(&self, label: String) -> impl Future<Output = Result<()>> + Send;
+
+    /// The table of flows, as fresh as asked. [`ControlError::Unsupported`] in a fleet that was born without one.
+    fn flows(&self, consistency: Consistency) -> impl Future<Output = Result<FlowTables>> + Send;
+
+    /// Tells whenever the table of flows has changed here.
+    fn flows_changed(&self) -> watch::Receiver<()>;
+
+    /// Proposes an encoded [`flow::flows::FlowCommand`], which the caller has checked, to a shard.
+    fn flow_report(&self, shard: u32, command: Bytes) -> impl Future<Output = Result<FlowOutcome>> + Send;
+
+    /// Which pools' clients the ends of a flow are, and where they are pinned. From memory: never waits.
+    fn flow_backends(&self, record: &FlowRecord) -> Vec<FlowBackend>;
 
     /// How many entries `group`'s log holds here, and where they lie.
     fn log_size(&self, group: u32) -> impl Future<Output = Result<LogSize>> + Send;

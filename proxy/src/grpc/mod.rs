@@ -2,17 +2,19 @@
 
 mod convert;
 mod failure;
+pub mod flows;
 mod kv;
 mod members;
 mod pins;
 mod pools;
+mod push_counters;
 mod status;
 
 use std::{future::Future, time::Duration};
 
 use api::v1::{
-    kv_server::KvServer, members_server::MembersServer, pins_server::PinsServer, pools_server::PoolsServer,
-    status_server::StatusServer,
+    flows_server::FlowsServer, kv_server::KvServer, members_server::MembersServer, pins_server::PinsServer,
+    pools_server::PoolsServer, status_server::StatusServer,
 };
 use tokio::net::TcpListener;
 use tonic::{
@@ -23,6 +25,7 @@ use tonic::{
 use crate::control::Control;
 
 pub use failure::{error_of, status_of};
+pub use push_counters::PushCounters;
 
 /// Largest message taken, in bytes: a set of pools, or a value.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -40,12 +43,16 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API's services; more may be added to them before they are served on one port.
-pub fn routes<C: Control>(control: C) -> Routes {
+pub fn routes<C: Control>(control: C, pushes: PushCounters) -> Routes {
     Routes::new(KvServer::new(kv::KvService(control.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(
             PoolsServer::new(pools::PoolsService(control.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(PinsServer::new(pins::PinsService(control.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(
+            FlowsServer::new(flows::FlowsService::new(control.clone(), pushes))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
         .add_service(StatusServer::new(status::StatusService(control.clone())))
         .add_service(MembersServer::new(members::MembersService(control)))
 }

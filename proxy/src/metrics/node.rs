@@ -1,6 +1,6 @@
 //! The replica's numbers, read at each scrape.
 
-use flow::Epoch;
+use flow::{Epoch, flows::FlowCounters};
 use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
@@ -58,6 +58,8 @@ pub struct NodeCounters {
     pub log: LogCounters,
     /// What the links to peers and the port for peers and gRPC count, by name.
     pub links: Vec<(&'static str, u64)>,
+    /// What each shard of the table of flows counted.
+    pub flows: Vec<FlowCounters>,
     /// Every other member's label, and whether it is heard from.
     pub peers: Vec<(String, bool)>,
 }
@@ -98,7 +100,8 @@ impl NodeCollector {
             LOG_BYTES,
             LINK_EVENTS,
         ];
-        let families: Vec<Family> = counters.chain(gauges).chain(others).collect();
+        let flows = FLOW_COUNTERS.iter().map(|(family, _)| *family);
+        let families: Vec<Family> = counters.chain(gauges).chain(flows).chain(others).collect();
         Ok(Self { read, descs: descs(&families)? })
     }
 }
@@ -114,6 +117,10 @@ impl Collector for NodeCollector {
         let gauges = GROUP_GAUGES.iter().map(|(family, value)| {
             family.with(seen.groups.iter().map(|group| (vec![group.group.to_string()], value(group))))
         });
+        let flows = FLOW_COUNTERS.iter().map(|(family, value)| {
+            let shards = seen.flows.iter().enumerate();
+            family.with(shards.map(|(shard, counted)| (vec![shard.to_string()], value(counted) as f64)))
+        });
         let others = [
             GROUP_ROLE.with(seen.groups.iter().flat_map(roles)),
             TABLE_ROWS.with(tables(&seen, |table| table.rows as f64)),
@@ -126,8 +133,8 @@ impl Collector for NodeCollector {
             LINK_EVENTS.with(seen.links.iter().map(|(event, count)| (vec![(*event).to_owned()], *count as f64))),
             PEER_REACHABLE.with(seen.peers.iter().map(|(label, heard)| (vec![label.clone()], flag(*heard)))),
         ];
-        let made = counters.chain(gauges).chain(others);
-        // A family without a value (no group yet, no peer) cannot be written.
+        let made = counters.chain(gauges).chain(flows).chain(others);
+        // A family without a value (no group yet, no peer, no flows) cannot be written.
         made.filter(|family| !family.get_metric().is_empty()).collect()
     }
 }
@@ -200,6 +207,23 @@ const GROUP_GAUGES: &[GaugeOf] = &[
     (Family::gauge(names::LEASE_SECONDS, "How long the lease still holds; 0 without one.", &["group"]), |group| {
         group.lease_ms.unwrap_or(0) as f64 / 1_000.0
     }),
+];
+
+type FlowCounterOf = (Family, fn(&FlowCounters) -> u64);
+
+const FLOW_COUNTERS: &[FlowCounterOf] = &[
+    (Family::counter(names::FLOWS_BEGUN_TOTAL, "Flows that began.", &["shard"]), |counted| counted.begun),
+    (Family::counter(names::FLOWS_EXPIRED_TOTAL, "Flows that expired.", &["shard"]), |counted| counted.expired),
+    (Family::counter(names::FLOWS_EVICTED_TOTAL, "Flows that gave way in a full shard.", &["shard"]), |counted| {
+        counted.evicted
+    }),
+    (Family::counter(names::FLOW_BATCHES_AGAIN_TOTAL, "Batches that had come before.", &["shard"]), |counted| {
+        counted.again
+    }),
+    (
+        Family::counter(names::FLOW_OBSERVATIONS_UNPLACED_TOTAL, "Observations without a place.", &["shard"]),
+        |counted| counted.unplaced,
+    ),
 ];
 
 const GROUP_ROLE: Family = Family::gauge(names::GROUP_ROLE, "1 for the role it has.", &["group", "role"]);

@@ -12,23 +12,25 @@ use flow::{
     BackendId, ControlCommand, ControlOutcome, ControlTable, Epoch, InstanceId, MemberAddress, PinKey, PoolId,
     PoolSpec, Request, Revision, ServerChange, SessionId, SessionRefusal, Tuning,
     control::{Pool, identity},
+    flows::{FlowOutcome, FlowRecord},
 };
 use raftlog::{GroupId, Index, driver::Rejection};
 use replica::{Replica, SubmitError, Submitted};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     clock::now_ms,
     fleet::Fleet,
     input::Input,
-    seen::{Glance, entry_bytes, leads, log_entry, standing},
+    seen::{Glance, Holds, entry_bytes, leads, log_entry, standing},
 };
 use crate::{
     control::{
         Applied, BackupWriter, Consistency, Control, ControlError, Event, Fresh, KvItem, KvPage, KvQuery, LogEntry,
         LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus,
-        Standing, Status, Terms, Vote,
+        Standing, Status, Terms, Vote, blocking,
         check::{check_for_fleet, check_no_listener},
+        flows::{FlowBackend, FlowTables},
     },
     metrics::NodeCounters,
 };
@@ -306,6 +308,22 @@ impl Control for Fleet {
         Ok(())
     }
 
+    async fn flows(&self, consistency: Consistency) -> Result<FlowTables> {
+        self.flow_tables(consistency).await
+    }
+
+    fn flows_changed(&self) -> watch::Receiver<()> {
+        self.inner.shared.flows_changed()
+    }
+
+    async fn flow_report(&self, shard: u32, command: Bytes) -> Result<FlowOutcome> {
+        self.report(shard, command).await
+    }
+
+    fn flow_backends(&self, record: &FlowRecord) -> Vec<FlowBackend> {
+        self.backends_of(record)
+    }
+
     async fn log_size(&self, group: u32) -> Result<LogSize> {
         let status = self.look(move |replica| replica.status(GroupId(group))).await?;
         let status = status.ok_or_else(|| no_group(group))?;
@@ -322,8 +340,13 @@ impl Control for Fleet {
             Some(page(entries, limit, entry_bytes).0)
         });
         let entries = entries.await?.ok_or_else(|| no_group(group))?;
+        let holds = match group {
+            0 => Holds::Control,
+            _ if self.inner.shared.group(GroupId(group)).is_some() => Holds::Pins,
+            _ => Holds::Flows,
+        };
         let rows = blocking(move || {
-            let rows = entries.iter().map(|entry| log_entry(group, entry));
+            let rows = entries.iter().map(|entry| log_entry(group, holds, entry));
             page(rows, limit, |row| row.text.len()).0
         });
         rows.await
@@ -346,6 +369,7 @@ impl Fleet {
             links: self.inner.link_counters(),
             checks_not_made: self.inner.health.not_made(),
             lookups_failed: self.inner.lookups_failed.load(Ordering::Relaxed),
+            flows: self.inner.shared.flows().iter().map(|(_, table)| table.load().counters()).collect(),
             peers: self
                 .members(&control)
                 .into_iter()
@@ -458,7 +482,7 @@ impl Fleet {
     }
 
     /// Makes sure that what is read next is as new as asked.
-    async fn fresh(&self, group: GroupId, consistency: Consistency) -> Result<()> {
+    pub(super) async fn fresh(&self, group: GroupId, consistency: Consistency) -> Result<()> {
         let began_ms = now_ms();
         match consistency {
             Consistency::Local => return Ok(()),
@@ -649,7 +673,7 @@ fn no_group(group: u32) -> ControlError {
     ControlError::NotFound(format!("there is no group {group}"))
 }
 
-fn starting() -> ControlError {
+pub(super) fn starting() -> ControlError {
     ControlError::Unavailable("this instance is starting".to_owned())
 }
 
@@ -666,17 +690,12 @@ fn page<T>(rows: impl Iterator<Item = T>, limit: usize, bytes: impl Fn(&T) -> us
     (page, false)
 }
 
-/// Does what takes a while apart from the threads that carry the links to peers.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ControlError::Internal(error.to_string()))
-}
-
-fn overloaded() -> ControlError {
+pub(super) fn overloaded() -> ControlError {
     ControlError::Overloaded("the replica has more to do than it can take".to_owned())
 }
 
 /// How long a change or a proof may take; below the servers' own limit.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most bytes of one page: what gRPC clients take by default, 4 MiB, less what a message adds.
 const PAGE_BYTES_MAX: usize = (4 << 20) - (64 << 10);

@@ -18,7 +18,7 @@ use raftlog::{
     net::{Event, PeerAddress, SnapshotSendError, Transport},
     wal::Received,
 };
-use replica::{Chosen, GroupRole, Output, Replica, Submitted, Ticket};
+use replica::{Chosen, GroupRole, Output, Replica, Reported, Submitted, Ticket};
 use tokio::{runtime::Handle, sync::oneshot};
 use tracing::{debug, error, info, warn};
 
@@ -50,6 +50,7 @@ pub struct Loop {
     pub runtime: Handle,
     pub choices: HashMap<Ticket, oneshot::Sender<Chosen>>,
     pub submits: HashMap<Ticket, oneshot::Sender<Submitted>>,
+    pub reports: HashMap<Ticket, oneshot::Sender<Reported>>,
     pub next_ticket: u64,
     pub peers: Vec<PeerAddress>,
 }
@@ -148,6 +149,11 @@ impl Loop {
                 self.submits.insert(ticket, answer);
                 self.replica.unpin(ticket, key, revision, now_ms() + millis(patience));
             }
+            Input::Report { shard, command, patience, answer } => {
+                let ticket = self.ticket();
+                self.reports.insert(ticket, answer);
+                self.replica.report(ticket, shard, command, now_ms() + millis(patience));
+            }
             Input::CatchUp { group, patience, answer } => {
                 let ticket = self.ticket();
                 self.submits.insert(ticket, answer);
@@ -221,6 +227,12 @@ impl Loop {
                 self.follow_members(&table);
             }
             Output::PublishGroup(group, view) => self.shared.publish_group(group, *view),
+            Output::PublishFlows(group, table) => self.shared.publish_flows(group, *table),
+            Output::Reported(ticket, answer) => {
+                if let Some(asker) = self.reports.remove(&ticket) {
+                    asker.send(answer).ok();
+                }
+            }
             Output::Chosen(ticket, answer) => {
                 if let Some(asker) = self.choices.remove(&ticket) {
                     // An asker that has gone away needs no answer.
@@ -418,6 +430,7 @@ fn payload_bytes(input: &Input) -> usize {
             ControlCommand::KvPut { value, .. } => value.len(),
             _ => 0,
         },
+        Input::Report { command, .. } => command.len(),
         _ => 0,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flow::{BackendId, ControlCommand, Incarnation, InstanceId, PinKey, PoolId, Request, Revision, SlotTable, View};
 use raftlog::{GroupId, Index, NodeId, Term, net, wal::Received};
-use replica::{Chosen, GroupState, Replica, Submitted};
+use replica::{Chosen, GroupState, Replica, Reported, Submitted};
 use tokio::sync::oneshot;
 
 use super::{disk::Stall, gate::Held};
@@ -56,6 +56,8 @@ pub enum Input {
     },
     /// Starts the move of one pin.
     Unpin { key: PinKey, revision: Revision, patience: Duration, answer: oneshot::Sender<Submitted> },
+    /// An encoded command for the flow group of a shard.
+    Report { shard: u32, command: Bytes, patience: Duration, answer: oneshot::Sender<Reported> },
     /// Waits until everything committed before now is applied here.
     CatchUp { group: GroupId, patience: Duration, answer: oneshot::Sender<Submitted> },
     /// Makes the transport's peers those that there should be.

@@ -17,6 +17,7 @@ mod disk;
 mod driver;
 mod events;
 mod fleet;
+mod flows;
 mod gate;
 mod health;
 mod input;

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use flow::{ControlCommand, ControlTable, InstanceId, PinTable, Request};
+use flow::{
+    ControlCommand, ControlTable, InstanceId, PinTable, Request,
+    flows::{FlowCommand, FlowTable},
+};
 use raftlog::{
     GroupId,
     driver::{Committed, Content, GroupStatus as RaftStatus, Role as RaftRole},
@@ -24,8 +27,13 @@ struct GroupGlance {
     id: GroupId,
     status: RaftStatus,
     lease_until_ms: u64,
-    /// None: it is group 0.
-    pins: Option<PinTable>,
+    table: Table,
+}
+
+enum Table {
+    Control,
+    Pins(PinTable),
+    Flows(FlowTable),
 }
 
 impl Glance {
@@ -34,12 +42,14 @@ impl Glance {
         let glance = |id: GroupId| {
             let view = replica.view(id);
             let lease_until_ms = view.map_or(replica.control_lease().until_ms, |view| view.lease.until_ms);
-            Some(GroupGlance {
-                id,
-                status: replica.status(id)?,
-                lease_until_ms,
-                pins: view.map(|view| view.table.clone()),
-            })
+            let table = match (view, replica.flow_table(id)) {
+                (Some(view), _) => Table::Pins(view.table.clone()),
+                (None, Some(flows)) => Table::Flows(flows.clone()),
+                (None, None) => Table::Control,
+            };
+            // Nobody needs a lease for flows.
+            let lease_until_ms = if matches!(table, Table::Flows(_)) { 0 } else { lease_until_ms };
+            Some(GroupGlance { id, status: replica.status(id)?, lease_until_ms, table })
         };
         let groups = (0..replica.group_count()).filter_map(|id| glance(GroupId(id))).collect();
         Self { control: replica.control().clone(), groups, at_ms: now_ms() }
@@ -51,10 +61,15 @@ impl Glance {
     }
 
     fn group_status(&self, group: &GroupGlance) -> GroupStatus {
-        let GroupGlance { id, status, lease_until_ms, pins } = group;
-        let table = match pins {
-            Some(pins) => TableStatus { name: "pins".to_owned(), rows: pins.len() as u64, digest: pins.digest() },
-            None => {
+        let GroupGlance { id, status, lease_until_ms, table } = group;
+        let table = match table {
+            Table::Pins(pins) => {
+                TableStatus { name: "pins".to_owned(), rows: pins.len() as u64, digest: pins.digest() }
+            }
+            Table::Flows(flows) => {
+                TableStatus { name: "flows".to_owned(), rows: flows.len() as u64, digest: flows.digest() }
+            }
+            Table::Control => {
                 let rows = self.control.kv_len() as u64;
                 TableStatus { name: "control".to_owned(), rows, digest: self.control.digest() }
             }
@@ -91,12 +106,23 @@ pub fn standing(control: &ControlTable, role: Option<GroupRole>) -> Standing {
     Standing { role: role_now, term: role.term.0, leader }
 }
 
+/// What a group holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It is group 0.
+    Control,
+    /// Pins.
+    Pins,
+    /// Flows.
+    Flows,
+}
+
 /// An entry as it is shown: what is long is cut.
-pub fn log_entry(group: u32, entry: &Committed) -> LogEntry {
+pub fn log_entry(group: u32, holds: Holds, entry: &Committed) -> LogEntry {
     let (kind, text) = match &entry.content {
         Content::Empty => ("empty", "a leader's first entry".to_owned()),
         Content::Members(members) => ("members", short(format_args!("{members:?}"))),
-        Content::Data { origin, data, .. } => ("command", format!("from {origin}: {}", command_text(group, data))),
+        Content::Data { origin, data, .. } => ("command", format!("from {origin}: {}", command_text(holds, data))),
     };
     LogEntry { group, index: entry.index.0, term: entry.term.0, kind: kind.to_owned(), text }
 }
@@ -109,10 +135,22 @@ pub fn entry_bytes(entry: &Committed) -> usize {
     }
 }
 
-fn command_text(group: u32, data: &[u8]) -> String {
-    if group != 0 {
-        let command = flow::PinCommand::decode(data);
-        return command.map_or_else(|error| error.to_string(), |command| short(format_args!("{command:?}")));
+fn command_text(holds: Holds, data: &[u8]) -> String {
+    match holds {
+        Holds::Control => {}
+        Holds::Pins => {
+            let command = flow::PinCommand::decode(data);
+            return command.map_or_else(|error| error.to_string(), |command| short(format_args!("{command:?}")));
+        }
+        Holds::Flows => {
+            return match FlowCommand::decode(data) {
+                Ok(FlowCommand::Report { name, epoch, sequence, events, .. }) => {
+                    format!("batch {sequence} of life {epoch} of sniffer {name:?}: {} events", events.len())
+                }
+                Ok(command) => short(format_args!("{command:?}")),
+                Err(error) => error.to_string(),
+            };
+        }
     }
     match ControlCommand::decode(data) {
         Ok(ControlCommand::Once { request: Request { session, sequence, .. }, command, .. }) => {
@@ -187,7 +225,7 @@ mod tests {
     fn shown(command: &ControlCommand) -> String {
         let data = command.encode().into();
         let content = Content::Data { origin: NodeId(1), token: 1, data };
-        log_entry(0, &Committed { index: Index(1), term: Term(1), time_ms: 0, content }).text
+        log_entry(0, Holds::Control, &Committed { index: Index(1), term: Term(1), time_ms: 0, content }).text
     }
 
     fn put(value: &[u8]) -> String {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use flow::{ControlTable, GroupView, InstanceId, PinKey, PoolSpec};
+use flow::{ControlTable, GroupView, InstanceId, PinKey, PoolSpec, flows::FlowTable};
 use raftlog::{GroupId, net::Refused};
 use replica::{GroupRole, birth::RefusedCode, group_of};
 use tokio::sync::watch;
@@ -21,6 +21,9 @@ pub struct Shared {
     control: ArcSwap<ControlTable>,
     /// The pin groups, once it is decided how many there are.
     groups: OnceLock<Vec<ArcSwap<GroupView>>>,
+    /// The flow groups with their tables, by shard, once it is decided how many there are.
+    flows: OnceLock<Vec<(GroupId, ArcSwap<FlowTable>)>>,
+    flows_changed: watch::Sender<()>,
     roles: Mutex<BTreeMap<GroupId, GroupRole>>,
     /// When the lease of group 0 ends.
     pub control_lease_until_ms: AtomicU64,
@@ -50,6 +53,8 @@ impl Shared {
         Self {
             control: ArcSwap::from_pointee(ControlTable::default()),
             groups: OnceLock::new(),
+            flows: OnceLock::new(),
+            flows_changed: watch::Sender::new(()),
             roles: Mutex::new(BTreeMap::new()),
             control_lease_until_ms: AtomicU64::new(0),
             leaving: ArcSwap::default(),
@@ -82,6 +87,29 @@ impl Shared {
     /// The pin groups are known from now on.
     pub fn set_groups(&self, views: Vec<GroupView>) {
         drop(self.groups.set(views.into_iter().map(ArcSwap::from_pointee).collect()));
+    }
+
+    /// The flow groups are known from now on.
+    pub fn set_flows(&self, tables: Vec<(GroupId, FlowTable)>) {
+        let shards = tables.into_iter().map(|(group, table)| (group, ArcSwap::from_pointee(table)));
+        drop(self.flows.set(shards.collect()));
+    }
+
+    pub fn publish_flows(&self, group: GroupId, table: FlowTable) {
+        if let Some((_, place)) = self.flows().iter().find(|(id, _)| *id == group) {
+            place.store(Arc::new(table));
+            self.flows_changed.send_replace(());
+        }
+    }
+
+    /// The flow groups with their tables, by shard; none while it is not decided how many there are.
+    pub fn flows(&self) -> &[(GroupId, ArcSwap<FlowTable>)] {
+        self.flows.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Tells whenever a table of flows was published.
+    pub fn flows_changed(&self) -> watch::Receiver<()> {
+        self.flows_changed.subscribe()
     }
 
     pub fn set_leaving(&self, leaving: BTreeSet<InstanceId>) {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use flow::{Birth, FleetId, Incarnation, MemberAddress};
+use flow::{Birth, FleetId, Incarnation, MemberAddress, flows::FlowLimits};
 use raftlog::{
     NodeId,
     disk::{Disk, FileDisk},
@@ -336,6 +336,11 @@ impl Begin {
         }
         let views = (1..replica.group_count()).filter_map(|id| replica.view(raftlog::GroupId(id)).cloned()).collect();
         self.shared.set_groups(views);
+        let shards = (0..replica.shards()).filter_map(|shard| {
+            let group = replica.group_of_shard(shard)?;
+            Some((group, replica.flow_table(group)?.clone()))
+        });
+        self.shared.set_flows(shards.collect());
         let no_thread = |error: io::Error| StartError::System("thread", error.to_string());
         let store = storage.snapshots().clone();
         let (snapshots, writer) = snapshots::start(store.clone(), self.inputs.clone()).map_err(no_thread)?;
@@ -359,6 +364,7 @@ impl Begin {
             runtime: self.runtime,
             choices: HashMap::new(),
             submits: HashMap::new(),
+            reports: HashMap::new(),
             next_ticket: 0,
             peers,
         })
@@ -421,6 +427,7 @@ fn founding(config: &Config) -> Founding {
         fleet_name: config.fleet.name.clone(),
         instances,
         pin_groups: config.fleet.groups,
+        flow_groups: config.fleet.flow_groups,
         lease_ms: config.fleet.lease.as_millis() as u64,
     }
 }
@@ -455,6 +462,8 @@ fn replica_config(config: &Config, identity: &Identity, founding: &Founding) -> 
         incarnation: identity.incarnation,
         lease_ms: founding.lease_ms,
         pins_per_group_max: (limits.max_pins / u64::from(identity.pin_groups.max(1))).max(1) as usize,
+        flow_groups: identity.flow_groups,
+        flow_limits: FlowLimits::default(),
         choosing_max: limits.max_pending_choices,
         birth,
         token_start: random()?,
@@ -526,6 +535,7 @@ fn open_directory(path: &Path, founding: &Founding, label: &str) -> Result<(Arc<
                 id: None,
                 fleet: None,
                 pin_groups: 0,
+                flow_groups: 0,
                 founders: Vec::new(),
                 restored: false,
             };

@@ -11,10 +11,11 @@ use axum::{
 use flow::Revision;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::failure::Failure;
+use super::{failure::Failure, flow_json::parse_protocol};
 use crate::control::{
     Consistency, ControlError, Terms,
-    check::{check_request, page_rows},
+    check::{check_request, page_rows, parse_prefix},
+    flows::FlowFilter,
 };
 
 /// The variables of a path.
@@ -80,6 +81,27 @@ pub struct PageQuery {
     max_staleness_ms: Option<u64>,
 }
 
+/// `?prefix=&port=&protocol=&app=&host=&state=&observer=` of flows, with `limit`, `cursor` and `consistency` of a page, or
+/// `after` of a watch.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowsQuery {
+    prefix: Option<String>,
+    port: Option<u16>,
+    protocol: Option<String>,
+    app: Option<String>,
+    host: Option<String>,
+    state: Option<String>,
+    observer: Option<String>,
+    limit: Option<u64>,
+    /// The `next` of the page before.
+    pub cursor: Option<String>,
+    consistency: Option<String>,
+    max_staleness_ms: Option<u64>,
+    /// `start`, `now` or a position.
+    pub after: Option<String>,
+}
+
 /// `?group=&from=&limit=`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,6 +140,48 @@ impl PageQuery {
     /// How many rows.
     pub fn rows(&self) -> Result<usize, Failure> {
         Ok(page_rows(self.limit)?)
+    }
+}
+
+impl FlowsQuery {
+    /// What a flow must be to be shown.
+    pub fn filter(&self) -> Result<FlowFilter, ControlError> {
+        Ok(FlowFilter {
+            prefix: self.prefix.as_deref().map(parse_prefix).transpose()?,
+            port: self.port,
+            protocol: self.protocol.as_deref().map(parse_protocol).transpose()?,
+            app: self.app.as_deref().map(FlowFilter::app_named).transpose()?,
+            host: self.host.clone(),
+            state: self.state.as_deref().map(FlowFilter::state_named).transpose()?,
+            observer: self.observer.as_deref().map(FlowFilter::observer_named),
+        })
+    }
+
+    /// How fresh the read has to be.
+    pub fn consistency(&self) -> Result<Consistency, Failure> {
+        parse_consistency(self.consistency.as_deref(), self.max_staleness_ms)
+    }
+
+    /// How many flows.
+    pub fn rows(&self) -> Result<usize, Failure> {
+        Ok(page_rows(self.limit)?)
+    }
+
+    /// Refuses what goes with a watch.
+    pub fn check_page(&self) -> Result<(), Failure> {
+        match self.after {
+            Some(_) => Err(invalid("a page takes a cursor: after goes with /flows/watch".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what goes with a page.
+    pub fn check_watch(&self) -> Result<(), Failure> {
+        let page = self.limit.is_some() || self.cursor.is_some() || self.max_staleness_ms.is_some();
+        match page || self.consistency.is_some() {
+            true => Err(invalid("a watch takes after and filters, no limit, cursor or consistency".to_owned())),
+            false => Ok(()),
+        }
     }
 }
 

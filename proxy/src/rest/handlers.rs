@@ -289,7 +289,8 @@ pub async fn unmatched(method: Method, uri: Uri) -> Failure {
     let Some(first) = entries.first() else {
         return Failure::no_such_path(uri.path(), paths::names());
     };
-    let methods: Vec<&str> = entries.iter().map(|entry| entry.method).collect();
+    let of_first = entries.iter().filter(|entry| entry.path == first.path);
+    let methods: Vec<&str> = of_first.map(|entry| entry.method).collect();
     let error = format!("{} takes {}, not {method}", first.path, methods.join(", "));
     let hint = format!("for example: curl -X {} http://HOST:REST{}", first.method, uri.path());
     Failure::wrong_method(error, hint, methods.join(", "))

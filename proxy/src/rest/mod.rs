@@ -5,6 +5,9 @@
 
 mod extract;
 mod failure;
+pub mod flow_json;
+mod flow_watch;
+mod flows;
 mod guard;
 mod handlers;
 pub mod json;
@@ -18,11 +21,12 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware::from_fn_with_state,
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
 
 use crate::control::Control;
 
+pub use flow_watch::{KEEP_ALIVE, WATCH_LIFETIME};
 pub use serve::{
     CLOSE_TIMEOUT, CONNECTION_LIFETIME, CONNECTIONS_MAX, DoorCounters, HEADER_BYTES_MAX, HEADER_READ_TIMEOUT,
     HEADERS_MAX, WRITE_STALL_TIMEOUT, serve,
@@ -35,8 +39,10 @@ pub const REQUESTS_MAX: usize = 256;
 
 /// The API of the instance behind `control`.
 pub fn router<C: Control>(control: C) -> Router {
+    use flows as f;
     use handlers as h;
     use operate as o;
+    let watches = flow_watch::Watches::new(control.clone());
     Router::new()
         .route("/", get(h::dashboard))
         .route("/status", get(h::status::<C>))
@@ -56,6 +62,14 @@ pub fn router<C: Control>(control: C) -> Router {
         .route("/kv/{*key}", get(h::kv::<C>).put(h::kv_put::<C>).post(h::kv_put::<C>).delete(h::kv_delete::<C>))
         .route("/get/{*key}", get(h::kv::<C>))
         .route("/submit/{key}/{value}", post(h::submit::<C>))
+        .route("/flows", get(f::list::<C>))
+        .route("/flows/stats", get(f::stats::<C>))
+        .route("/flows/watch", get(flow_watch::watch::<C>).with_state(watches))
+        .route("/flows/lookup", post(f::lookup::<C>))
+        .route("/flows/community/{*community_id}", get(f::community::<C>))
+        .route("/flows/{size}/{id}", get(f::get::<C>))
+        .route("/flows/{size}/{id}/labels", put(f::labels::<C>))
+        .route("/flows/{size}/{id}/verdict", put(f::verdict::<C>))
         .route("/sessions", post(h::session_open::<C>))
         .route("/sessions/{session}", delete(h::session_close::<C>))
         .route("/size", get(h::size::<C>))

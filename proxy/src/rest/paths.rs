@@ -39,6 +39,30 @@ pub const PATHS: &[PathEntry] = &[
     get("/pins/{pool}", "Pins of a pool by client; the next page begins after `next`.", PAGE),
     get("/pins/{pool}/{client}", "The pin of a client.", READ),
     delete("/pins/{pool}/{client}", "Removes the pin of a client.", CONDITION),
+    get("/flows", "The flows that sniffers saw, what changed last in front; the next page begins at `next`.", FLOWS),
+    get("/flows/stats", "The table of flows as a whole, and the sniffers that report.", &[]),
+    get(
+        "/flows/watch",
+        "Flows as they change, as server-sent events; begins after `start`, `now` or an event's id.",
+        WATCH,
+    ),
+    body("POST", "/flows/lookup", "Several flows at once, by id, Community ID or 5-tuple.", READ, LOOKUP_EXAMPLE),
+    get("/flows/community/{community_id}", "The flows of a Community ID.", READ),
+    get("/flows/{size}/{id}", "The flow of a 5-tuple's or 7-tuple's id; size is 5 or 7.", READ),
+    body(
+        "PUT",
+        "/flows/{size}/{id}/labels",
+        "Writes labels on a flow if its revision is still the one given; an empty value takes one away.",
+        &[],
+        "{\"if_revision\": 42, \"labels\": {\"os\": \"linux\"}}",
+    ),
+    body(
+        "PUT",
+        "/flows/{size}/{id}/verdict",
+        "Writes what shall be done with a flow if its revision is still the one given.",
+        &[],
+        "{\"if_revision\": 42, \"action\": \"drop\", \"source\": \"firewall\"}",
+    ),
     get("/kv", "Keys in order.", KEYS),
     get("/kv/{key}", "The value of a key.", READ),
     set("PUT", "/kv/{key}", "Sets a key to the body."),
@@ -117,7 +141,7 @@ fn operation(entry: &PathEntry) -> Value {
                 json!({ "type": "string", "enum": ["local", "bounded", "linearizable"], "default": "local" })
             }
             "limit" | "group" | "from" | "if_revision" | "max_staleness_ms" | "session" | "sequence"
-            | "answered_below" => {
+            | "answered_below" | "port" => {
                 json!({ "type": "integer", "minimum": 0 })
             }
             _ => json!({ "type": "string" }),
@@ -157,10 +181,10 @@ fn error_schema() -> Value {
     })
 }
 
-/// Whether `path` is one of `pattern`. A key may hold slashes, so `/kv/{key}` takes the rest.
+/// Whether `path` is one of `pattern`. Keys and Community IDs may hold slashes, so they take the rest.
 fn matches(pattern: &str, path: &str) -> bool {
-    if let Some(start) = pattern.strip_suffix("{key}") {
-        return path.strip_prefix(start).is_some_and(|key| !key.is_empty());
+    if let Some(start) = REST_OF_PATH.iter().find_map(|variable| pattern.strip_suffix(variable)) {
+        return path.strip_prefix(start).is_some_and(|rest| !rest.is_empty());
     }
     let is_variable = |part: &str| part.starts_with('{');
     let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
@@ -173,6 +197,9 @@ fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
+/// Variables at the end of a path that take all there is.
+const REST_OF_PATH: [&str; 2] = ["{key}", "{community_id}"];
+
 const READ: &[&str] = &["consistency", "max_staleness_ms"];
 const PAGE: &[&str] = &["after", "limit", "consistency", "max_staleness_ms"];
 const KEYS: &[&str] = &["prefix", "after", "limit", "consistency", "max_staleness_ms"];
@@ -181,6 +208,22 @@ const CHANGE: &[&str] = &["if_revision", "session", "sequence", "answered_below"
 const GROUP: &[&str] = &["group"];
 const LOG: &[&str] = &["group", "from", "limit"];
 const EVENTS: &[&str] = &["after", "limit"];
+const FLOWS: &[&str] = &[
+    "prefix",
+    "port",
+    "protocol",
+    "app",
+    "host",
+    "state",
+    "observer",
+    "limit",
+    "cursor",
+    "consistency",
+    "max_staleness_ms",
+];
+const WATCH: &[&str] = &["after", "prefix", "port", "protocol", "app", "host", "state", "observer"];
+const LOOKUP_EXAMPLE: &str = "{\"flows\": [{\"id5\": \"8246129\"}, {\"protocol\": \"tcp\", \"src\": \"192.0.2.7\", \"sport\": 51000, \
+    \"dst\": \"198.51.100.1\", \"dport\": 443}]}";
 const TUNING_EXAMPLE: &str =
     "{\"heartbeat_ms\": 50, \"election_ms\": 300, \"detector\": {\"phi\": 8.0}, \"spread\": true, \"shuffle_ms\": 0}";
 const MEMBER_EXAMPLE: &str =
@@ -196,6 +239,16 @@ const fn delete(path: &'static str, summary: &'static str, query: &'static [&'st
 
 const fn post(path: &'static str, summary: &'static str, body: Option<&'static str>) -> PathEntry {
     PathEntry { method: "POST", path, summary, query: &[], body }
+}
+
+const fn body(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    query: &'static [&'static str],
+    example: &'static str,
+) -> PathEntry {
+    PathEntry { method, path, summary, query, body: Some(example) }
 }
 
 const fn set(method: &'static str, path: &'static str, summary: &'static str) -> PathEntry {

@@ -16,21 +16,21 @@ use crate::client::Instance;
 
 /// What a command left behind.
 #[derive(Debug)]
-struct Ran {
-    code: u8,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: u8,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{self:?}");
         serde_json::from_str(&self.out).unwrap()
     }
 }
 
 /// Runs `rocinante LINE` with `input` typed at a terminal, if any.
-fn run_with(line: &str, input: Option<&str>, default_config: &Path) -> Ran {
+pub fn run_with(line: &str, input: Option<&str>, default_config: &Path) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut typed = input.unwrap_or_default().as_bytes();
     let mut console = cli::Console {
@@ -45,18 +45,18 @@ fn run_with(line: &str, input: Option<&str>, default_config: &Path) -> Ran {
 }
 
 /// Runs `rocinante LINE --endpoint ...`.
-fn run(instance: &Instance, line: &str) -> Ran {
+pub fn run(instance: &Instance, line: &str) -> Ran {
     run_with(&format!("{line} --endpoint {}", instance.rest), None, Path::new("/nonexistent/pool.toml"))
 }
 
 /// Runs it and expects it done, with exactly this on standard output.
-fn check(instance: &Instance, line: &str, expected: &str) {
+pub fn check(instance: &Instance, line: &str, expected: &str) {
     let ran = run(instance, line);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, expected, ""), "{line}");
 }
 
 /// Runs it and expects it refused, with this in the text on standard error.
-fn refused(instance: &Instance, line: &str, expected: &str) {
+pub fn refused(instance: &Instance, line: &str, expected: &str) {
     let ran = run(instance, line);
     assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{line}: {ran:?}");
     assert!(ran.err.contains(expected), "{line}: {:?} should say {expected:?}", ran.err);
@@ -274,7 +274,13 @@ fn usage_errors_and_help_have_their_own_status() {
     usage("server add web s1 127.0.0.1");
     usage("pin list web --limit 0");
     usage("run");
-    let commands = "run check apply status server pin kv member tune snapshot pki";
+    for line in ["flow", "flow get typo", "flow get 5/x", "flow get 6/1", "flow label 5/1", "flow label 5/1 os"] {
+        usage(line);
+    }
+    usage("flow verdict 5/1 drop");
+    usage("flow list --all --limit 5");
+    usage("flow watch --count 0");
+    let commands = "run check apply status server pin kv flow member tune snapshot pki";
     for command in commands.split(' ') {
         let ran = run_with(&format!("{command} --help"), None, Path::new("none"));
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{command}");
@@ -304,6 +310,11 @@ fn usage_errors_and_help_have_their_own_status() {
         "kv list",
         "kv open-session",
         "kv close-session",
+        "flow list",
+        "flow get",
+        "flow watch",
+        "flow label",
+        "flow verdict",
         "member list",
         "member add",
         "member remove",
@@ -482,7 +493,7 @@ impl Drop for Scratch {
 }
 
 /// An address at which nobody listens, nor will: its port is taken by a socket that never does.
-fn closed_port() -> String {
+pub fn closed_port() -> String {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();

@@ -16,6 +16,8 @@ pub struct Instance {
     pub rest: SocketAddr,
     pub grpc: SocketAddr,
     pub runtime: Runtime,
+    /// What the services count.
+    pub registry: prometheus::Registry,
     servers: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -29,13 +31,20 @@ pub struct Answer {
 impl Instance {
     /// Starts one.
     pub fn start() -> Self {
+        Self::of(MemoryControl::new())
+    }
+
+    /// Starts one of this fleet.
+    pub fn of(control: MemoryControl) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let control = MemoryControl::new();
+        let registry = prometheus::Registry::new();
         let listen = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let (rest, grpc) = (listen(), listen());
         let addresses = (rest.local_addr().unwrap(), grpc.local_addr().unwrap());
         let router = proxy::rest::router(control.clone());
-        let routes = proxy::grpc::routes(control.clone());
+        let pushes = proxy::grpc::PushCounters::new().unwrap();
+        pushes.register(&registry).unwrap();
+        let routes = proxy::grpc::routes(control.clone(), pushes);
         let (stop_rest, stopped_rest) = oneshot::channel();
         let (stop_grpc, stopped_grpc) = oneshot::channel();
         let rest = runtime.spawn(proxy::rest::serve(rest, router, doors(), async { stopped_rest.await.unwrap_or(()) }));
@@ -43,7 +52,7 @@ impl Instance {
             proxy::grpc::serve(grpc, routes, async { stopped_grpc.await.unwrap_or(()) }).await.unwrap();
         });
         let servers = vec![(stop_rest, rest), (stop_grpc, grpc)];
-        Self { control, rest: addresses.0, grpc: addresses.1, runtime, servers }
+        Self { control, rest: addresses.0, grpc: addresses.1, runtime, registry, servers }
     }
 
     /// Stops the servers; what they were doing is finished.

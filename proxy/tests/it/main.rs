@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cli;
+mod cli_flows;
 mod client;
+mod flows;
 mod grpc;
 mod memory;
 mod metrics;

@@ -1,5 +1,7 @@
 //! A fleet of one that lives in memory: a [`Control`] to test the servers and the command line against.
 
+pub mod flows;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -11,12 +13,17 @@ use flow::{
     BackendId, Balance, Bind, Commit, Detector, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId,
     MemberAddress, OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState,
     SessionId, Tuning, View,
+    flows::{FlowCommand, FlowOutcome, FlowRecord, Observed},
 };
 use proxy::control::{
     Applied, BackupWriter, Configured, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus,
     KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView,
     Readiness, Result, Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
+    flows::{FlowBackend, FlowTables},
 };
+use tokio::sync::watch;
+
+use flows::Flows;
 
 /// Instance `a` of a fleet in memory; clones share it.
 #[derive(Clone)]
@@ -41,6 +48,10 @@ struct State {
     linearizable_reads: u64,
     events: Vec<Event>,
     tuning: Option<Tuning>,
+    flows: Flows,
+    has_flows: bool,
+    /// What comes before the next annotations.
+    disturbances: Vec<Observed>,
 }
 
 impl MemoryControl {
@@ -63,6 +74,9 @@ impl MemoryControl {
             linearizable_reads: 0,
             events: Vec::new(),
             tuning: None,
+            flows: Flows::new(),
+            has_flows: true,
+            disturbances: Vec::new(),
         };
         state.commit("members", "a b");
         for n in 0..250_u8 {
@@ -100,6 +114,26 @@ impl MemoryControl {
     /// How many reads asked for a quorum.
     pub fn linearizable_reads(&self) -> u64 {
         self.state.lock().unwrap().linearizable_reads
+    }
+
+    /// A sniffer of that name saw these.
+    pub fn report(&self, sniffer: &str, events: &[Observed]) {
+        self.state.lock().unwrap().flows.report(sniffer, events);
+    }
+
+    /// Time passes in the log of the flows.
+    pub fn pass(&self, ms: u64) {
+        self.state.lock().unwrap().flows.pass(ms);
+    }
+
+    /// Before each of the next annotations one of these is seen.
+    pub fn disturb(&self, events: Vec<Observed>) {
+        self.state.lock().unwrap().disturbances = events;
+    }
+
+    /// The fleet was born without a table of flows.
+    pub fn without_flows(&self) {
+        self.state.lock().unwrap().has_flows = false;
     }
 
     /// The pools.
@@ -485,6 +519,43 @@ impl Control for MemoryControl {
             Ok(())
         })
         .await
+    }
+
+    async fn flows(&self, consistency: Consistency) -> Result<FlowTables> {
+        let read = self.read(consistency, |state| match state.has_flows {
+            true => Ok(state.flows.tables()),
+            false => Err(ControlError::Unsupported("this fleet has no table of flows".to_owned())),
+        });
+        Ok(read.await?.value)
+    }
+
+    fn flows_changed(&self) -> watch::Receiver<()> {
+        self.state.lock().unwrap().flows.changed()
+    }
+
+    async fn flow_report(&self, shard: u32, command: Bytes) -> Result<FlowOutcome> {
+        let command = FlowCommand::decode(&command).map_err(|error| ControlError::Invalid(error.to_string()))?;
+        self.with(|state| {
+            if let Some(event) = state.disturbances.pop() {
+                state.flows.report("tap", &[event]);
+            }
+            Ok(state.flows.apply(shard, &command))
+        })
+        .await
+    }
+
+    /// Whoever has a pin in the pool `web` is its client.
+    fn flow_backends(&self, record: &FlowRecord) -> Vec<FlowBackend> {
+        let state = self.state.lock().unwrap();
+        let ends = [record.key.low, record.key.high].map(|end| end.ip(record.key.version));
+        let pins = ends.iter().filter_map(|end| state.pins.get(&("web".to_owned(), *end)));
+        let backend = |pin: &Pin| FlowBackend {
+            pool: "web".to_owned(),
+            client: Some(pin.client),
+            server: pin.server.clone(),
+            address: pin.address,
+        };
+        pins.map(backend).collect()
     }
 
     async fn log_size(&self, group: u32) -> Result<LogSize> {

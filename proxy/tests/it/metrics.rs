@@ -6,12 +6,18 @@ use std::{
     time::Duration,
 };
 
+use api::v1::{self, flows_client::FlowsClient};
+use flow::flows::{FlowCounters, SnifferId};
+use prometheus::TextEncoder;
+use prost::Message;
 use proxy::{
     choice::Source,
     control::{GroupStatus, Role, Standing, TableStatus},
     metrics::{Metrics, NodeCounters},
 };
 use tokio::{net::TcpListener, sync::oneshot};
+
+use crate::client::Instance;
 
 fn counters() -> NodeCounters {
     let table = TableStatus { name: "pins".into(), rows: 9, digest: u64::MAX };
@@ -36,6 +42,10 @@ fn counters() -> NodeCounters {
         groups: vec![group],
         epoch: flow::Epoch(3),
         ready: true,
+        flows: vec![
+            FlowCounters { begun: 50, expired: 51, evicted: 52, again: 53, unplaced: 54 },
+            FlowCounters::default(),
+        ],
         peers: vec![("b".into(), true), ("c".into(), false)],
         ..Default::default()
     }
@@ -68,6 +78,12 @@ fn a_scrape_shows_the_replica_the_choices_and_the_process() {
         "rocinante_lease_seconds{group=\"1\"} 1.5",
         "rocinante_table_rows{group=\"1\",table=\"pins\"} 9",
         "rocinante_table_digest{group=\"1\",table=\"pins\"} 4503599627370495",
+        "rocinante_flows_begun_total{shard=\"0\"} 50",
+        "rocinante_flows_begun_total{shard=\"1\"} 0",
+        "rocinante_flows_expired_total{shard=\"0\"} 51",
+        "rocinante_flows_evicted_total{shard=\"0\"} 52",
+        "rocinante_flow_batches_again_total{shard=\"0\"} 53",
+        "rocinante_flow_observations_unplaced_total{shard=\"0\"} 54",
         "rocinante_epoch 3",
         "rocinante_ready 1",
         "rocinante_peer_reachable{peer=\"c\"} 0",
@@ -117,6 +133,46 @@ fn scrape(metrics: &Metrics, path: &str) -> String {
     stop.send(()).unwrap();
     runtime.block_on(server).unwrap();
     text
+}
+
+#[test]
+fn what_sniffers_push_is_counted_by_its_outcome() {
+    let instance = Instance::start();
+    let batch = |epoch, sequence| {
+        let sniffer = SnifferId::of("tap").0;
+        let report = v1::FlowReport { sniffer, epoch, sequence, name: "tap".into(), events: Vec::new() };
+        v1::FlowBatch { shard: 0, report: report.encode_to_vec().into() }
+    };
+    let count = |line: &str| TextEncoder::new().encode_to_string(&instance.registry.gather()).unwrap().contains(line);
+    assert!(count("\nrocinante_flow_pushes_open 0\n"), "what never happened is shown");
+    let endpoint = tonic::transport::Channel::from_shared(format!("http://{}", instance.grpc)).unwrap();
+    instance.runtime.block_on(async {
+        let mut flows = FlowsClient::new(endpoint.connect().await.unwrap());
+        let (batches, pushed) = tokio::sync::mpsc::channel(1);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(pushed);
+        let mut answers = flows.push(stream).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap();
+        assert!(count("\nrocinante_flow_pushes_open 1\n"));
+        for (epoch, sequence) in [(5, 1), (5, 1), (5, 3), (4, 1)] {
+            batches.send(batch(epoch, sequence)).await.unwrap();
+            answers.message().await.unwrap().unwrap();
+        }
+        instance.control.fail(Some(proxy::control::ControlError::Unavailable("no leader".into())));
+        batches.send(batch(5, 2)).await.unwrap();
+        answers.message().await.unwrap().unwrap();
+        batches.send(v1::FlowBatch { shard: 0, report: vec![0xff; 3].into() }).await.unwrap();
+        assert!(answers.message().await.is_err(), "a batch that makes no sense ends the stream");
+    });
+    for outcome in ["acked", "again", "gap", "other_epoch", "later", "malformed"] {
+        let line = format!("\nrocinante_flow_batches_total{{outcome=\"{outcome}\"}} 1\n");
+        assert!(count(&line), "{outcome}");
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !count("\nrocinante_flow_pushes_open 0\n") {
+        assert!(std::time::Instant::now() < deadline, "the push is over");
+        std::thread::yield_now();
+    }
+    instance.stop();
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn founding() -> Founding {
     let address =
         |label: &str| MemberAddress { label: label.to_owned(), host: label.to_owned(), grpc: 1, rest: 2, metrics: 3 };
     let instances = ["a", "b", "c"].map(address).to_vec();
-    Founding { fleet_name: "test".to_owned(), instances, pin_groups: 4, lease_ms: 1_000 }
+    Founding { fleet_name: "test".to_owned(), instances, pin_groups: 4, flow_groups: 0, lease_ms: 1_000 }
 }
 
 fn identity(label: &str, life: u64) -> Identity {
@@ -83,6 +83,7 @@ fn identity(label: &str, life: u64) -> Identity {
         id: None,
         fleet: None,
         pin_groups: 0,
+        flow_groups: 0,
         founders: Vec::new(),
         restored: false,
     }

@@ -52,9 +52,10 @@ fn files_that_list_different_instances_make_no_fleet_and_say_so() {
     other.current_dir(fleet.directory.path()).args(["run", "--config", "other.toml", "--instance", "a"]);
     fleet.start_as(0, other);
     fleet.start(1);
-    fleet
-        .process(0)
-        .says(&["refused this instance", "read different lists of instances (or another fleet.groups or fleet.lease)"]);
+    fleet.process(0).says(&[
+        "refused this instance",
+        "read different lists of instances (or another fleet.groups, fleet.flow_groups or fleet.lease)",
+    ]);
     fleet.not_ready(0, "different lists");
     assert_eq!(ask(1, fleet.instances[0].pool), None);
     // The two that agree are a majority.
