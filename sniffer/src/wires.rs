@@ -48,5 +48,5 @@ pub fn tcp(source: u16, destination: u16, sequence: u32, flags: u8, payload: &[u
 
 /// An address.
 pub fn at(text: &str) -> IpAddr {
-    text.parse().expect("an address")
+    text.parse().unwrap_or_else(|_| panic!("{text} is no address"))
 }

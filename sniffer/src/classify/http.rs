@@ -15,13 +15,15 @@ pub fn examine(bytes: &[u8]) -> Option<Verdict> {
         // What was asked for may come, where the answer was seen first.
         return Some(Verdict::Partly(Label::sure(App::Http)));
     }
-    let line_end = bytes.iter().position(|byte| *byte == b'\n');
-    let line = &bytes[..line_end.unwrap_or(bytes.len())];
-    let method = line.split(|byte| *byte == b' ').next()?;
-    if !METHODS.contains(&method) {
-        let unfinished = line_end.is_none() && METHODS.iter().any(|known| known.starts_with(bytes));
+    // Most of what comes is no text, and is not searched for the end of a line.
+    let begin = &bytes[..bytes.len().min(METHOD_BYTES_MAX + 1)];
+    let method = begin.split(|byte| matches!(byte, b' ' | b'\n')).next()?;
+    if !method.first()?.is_ascii_uppercase() || !METHODS.contains(&method) {
+        let unfinished = METHODS.iter().any(|known| known.starts_with(bytes));
         return unfinished.then_some(Verdict::More);
     }
+    let line_end = bytes.iter().position(|byte| *byte == b'\n');
+    let line = &bytes[..line_end.unwrap_or(bytes.len())];
     let mut words = line.trim_ascii_end().rsplit(|byte| *byte == b' ');
     let version = words.next()?;
     if line_end.is_none() {
@@ -146,3 +148,6 @@ const METHODS: &[&[u8]] = &[
     b"MESSAGE",
     b"PUBLISH",
 ];
+
+/// Longest of them.
+const METHOD_BYTES_MAX: usize = 13;

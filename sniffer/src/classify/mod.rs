@@ -1,6 +1,8 @@
 //! What a flow carries, told by its first packets. Untrusted bytes: nothing here panics, and nothing grows without a bound.
 
 mod dns;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod forge;
 mod http;
 mod plain;
 mod quic;
@@ -21,13 +23,15 @@ use stream::Stream;
 pub struct Limits {
     /// Packets with a payload that are looked at.
     pub packets: u8,
-    /// Bytes that are remembered of each direction.
+    /// Bytes that are looked at of a packet, and remembered of each direction.
     pub bytes: u32,
+    /// Bytes that are remembered of all flows together. Beyond it flows are not looked at further.
+    pub bytes_of_all: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { packets: 12, bytes: 16 << 10 }
+        Self { packets: 12, bytes: 16 << 10, bytes_of_all: 256 << 20 }
     }
 }
 
@@ -53,17 +57,53 @@ pub struct Pending {
     guess: Option<Label>,
 }
 
-/// Looks at a packet with a payload. `forward`: of who sent the flow's first packet.
-pub fn examine(pending: &mut Option<Box<Pending>>, packet: &Packet<'_>, forward: bool, limits: &Limits) -> Verdict {
-    let ports = (packet.source.port, packet.destination.port);
-    let verdict = match packet.protocol {
+impl Pending {
+    /// How much memory it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let label = self.guess.as_ref().map_or(0, |label| {
+            [&label.host, &label.alpn, &label.ja4].iter().map(|text| text.as_ref().map_or(0, |text| text.len())).sum()
+        });
+        let streams: usize = self.streams.iter().map(Stream::allocated).sum();
+        size_of::<Self>() + streams + self.quic.allocated() + label
+    }
+}
+
+/// What is looked at of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The source port and the destination port.
+    pub ports: (u16, u16),
+    /// TCP's sequence number of the first byte.
+    pub sequence: u32,
+    /// What the transport carries.
+    pub bytes: &'a [u8],
+}
+
+/// What of a packet's payload is worth to be looked at.
+#[inline]
+#[must_use]
+pub fn of_interest<'a>(packet: &Packet<'a>, limits: &Limits) -> &'a [u8] {
+    let most = if limits.packets > 0 && matches!(packet.protocol, TCP | UDP) { limits.bytes as usize } else { 0 };
+    &packet.payload[..packet.payload.len().min(most)]
+}
+
+/// Looks at a payload that is not empty. `forward`: of who sent the flow's first packet.
+pub fn examine(pending: &mut Option<Box<Pending>>, payload: &Payload<'_>, forward: bool, limits: &Limits) -> Verdict {
+    let verdict = match payload.protocol {
         TCP => {
-            let pending = pending.get_or_insert_default();
-            let stream = &mut pending.streams[usize::from(!forward)];
-            stream.add(packet.sequence, packet.payload, limits.bytes as usize);
-            tcp(stream.bytes(), ports)
+            // Nothing is remembered of a flow that its first payload tells all about.
+            let first = if pending.is_none() { Some(tcp(payload.bytes, payload.ports)) } else { None };
+            if let Some(Verdict::Known(_)) = first {
+                return first.unwrap_or(Verdict::More);
+            }
+            let stream = &mut pending.get_or_insert_default().streams[usize::from(!forward)];
+            stream.add(payload.sequence, payload.bytes, limits.bytes as usize);
+            first.unwrap_or_else(|| tcp(stream.bytes(), payload.ports))
         }
-        UDP => udp::examine(pending, packet.payload, ports, forward, limits),
+        UDP => udp::examine(pending, payload.bytes, payload.ports, forward, limits),
         _ => return Verdict::More,
     };
     best(pending, verdict)

@@ -38,7 +38,10 @@ fn sure(app: App) -> Option<Verdict> {
 
 /// Mail and files: servers that speak first, and the first words of clients.
 fn greeting(bytes: &[u8], at: impl Fn(u16) -> bool) -> Option<Verdict> {
-    let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
+    if !bytes.first()?.is_ascii_graphic() {
+        return None;
+    }
+    let line = &bytes[..bytes.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n')?];
     let upper = line.to_ascii_uppercase();
     let says = |word: &[u8]| contains(&upper, word);
     let begins = |word: &[u8]| upper.starts_with(word);
@@ -150,3 +153,6 @@ fn partly(app: App) -> Option<Verdict> {
 fn contains(bytes: &[u8], word: &[u8]) -> bool {
     bytes.windows(word.len()).any(|window| window == word)
 }
+
+/// Longest line that is a greeting; RFC 5321 allows 512.
+const LINE_BYTES_MAX: usize = 2048;

@@ -16,7 +16,6 @@ pub struct Handshake {
     first_id: Option<Box<[u8]>>,
     /// Parts of the client's first message, by their place.
     parts: Vec<(usize, Vec<u8>)>,
-    version: u32,
 }
 
 /// What a datagram says; none: it is no QUIC that tells its version.
@@ -33,14 +32,14 @@ pub fn examine(state: &mut Handshake, datagram: &[u8], most: usize) -> Option<Ve
     };
     // A datagram holds several packets, one after the other.
     let mut rest = datagram;
-    let mut any = false;
+    let (mut any, mut initials) = (false, 0);
     while let Some(packet) = LongHeader::read(rest) {
         if packet.version != version {
             break;
         }
         any = true;
-        if packet.is_initial() {
-            state.version = version;
+        if packet.is_initial() && initials < INITIALS_MAX {
+            initials += 1;
             state.take_initial(&packet, decrypted, most);
         }
         rest = &rest[packet.end..];
@@ -178,6 +177,13 @@ impl<'a> LongHeader<'a> {
 }
 
 impl Handshake {
+    /// Bytes of memory besides itself.
+    pub fn allocated(&self) -> usize {
+        let parts: usize = self.parts.iter().map(|(_, bytes)| bytes.capacity()).sum();
+        let id = self.first_id.as_ref().map_or(0, |id| id.len());
+        parts + self.parts.capacity() * size_of::<(usize, Vec<u8>)>() + id
+    }
+
     fn take_initial(&mut self, packet: &LongHeader<'_>, version: Version, most: usize) {
         // After a Retry the client's keys come from the id that the server chose; else from the first one.
         let mut opened = packet.decrypt(packet.destination, version);
@@ -260,6 +266,9 @@ pub fn guess(datagram: &[u8], ports: (u16, u16)) -> Option<Verdict> {
 
 const INITIAL: u8 = 0;
 const RETRY: u8 = 3;
+
+/// Most Initial packets of a datagram that are decrypted: clients send one, and each costs microseconds.
+const INITIALS_MAX: usize = 4;
 
 /// Most parts of a first message.
 const PARTS_MAX: usize = 64;

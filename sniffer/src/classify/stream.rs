@@ -48,6 +48,12 @@ impl Stream {
         }
     }
 
+    /// Bytes of memory besides itself.
+    pub fn allocated(&self) -> usize {
+        let early: usize = self.early.iter().map(|(_, bytes)| bytes.capacity()).sum();
+        self.bytes.capacity() + early + self.early.capacity() * size_of::<(u32, Vec<u8>)>()
+    }
+
     /// What is there without a gap.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

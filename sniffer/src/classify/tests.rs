@@ -1,10 +1,6 @@
 //! Each protocol by a message of its own, cut at every byte, and beside bytes that only look like it.
 
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, Side,
-    crypto::ring::{cipher_suite::TLS13_AES_128_GCM_SHA256, default_provider},
-    quic::{Keys, Version},
-};
+use rustls::quic::Version;
 
 use super::*;
 use crate::{
@@ -24,7 +20,9 @@ fn judge(protocol: u8, ports: (u16, u16), payloads: &[&[u8]]) -> Option<Label> {
         };
         sequence = sequence.wrapping_add(payload.len() as u32);
         let packet = ip(protocol, at("192.0.2.1"), at("198.51.100.1"), 0, &transport);
-        match examine(&mut pending, &decode(Link::Raw, &packet).unwrap(), true, &Limits::default()) {
+        let packet = decode(Link::Raw, &packet).unwrap();
+        let payload = Payload { protocol, ports, sequence: packet.sequence, bytes: packet.payload };
+        match examine(&mut pending, &payload, true, &Limits::default()) {
             Verdict::Known(label) => return Some(label),
             Verdict::Partly(label) => known = Some(label),
             Verdict::More => {}
@@ -41,15 +39,8 @@ fn over_udp(port: u16, payload: &[u8]) -> Option<Label> {
     judge(17, (50_000, port), &[payload])
 }
 
-fn client_hello(name: &str, protocols: &[&[u8]]) -> Vec<u8> {
-    let builder = ClientConfig::builder_with_provider(default_provider().into());
-    let versions = builder.with_safe_default_protocol_versions().unwrap();
-    let mut config = versions.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    let mut client = ClientConnection::new(config.into(), name.to_owned().try_into().unwrap()).unwrap();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
+fn client_hello(name: &'static str, protocols: &[&[u8]]) -> Vec<u8> {
+    forge::client_hello(name, protocols).unwrap()
 }
 
 #[test]
@@ -116,33 +107,7 @@ fn ja4_is_that_of_its_specification() {
 
 /// A client's first datagram, its ClientHello in CRYPTO frames of so many bytes, the last first.
 fn quic_initial(version: (u32, Version), id: &[u8], hello: &[u8], part: usize) -> Vec<u8> {
-    let suite = TLS13_AES_128_GCM_SHA256.tls13().unwrap().quic_suite().unwrap();
-    let keys: Keys = suite.keys(id, Side::Client, version.1);
-    let mut payload = vec![1];
-    for (number, part_bytes) in hello.chunks(part).enumerate().collect::<Vec<_>>().into_iter().rev() {
-        let varint = |number: usize| (number as u16 | 0x4000).to_be_bytes();
-        payload.push(6);
-        payload.extend(varint(number * part));
-        payload.extend(varint(part_bytes.len()));
-        payload.extend(part_bytes);
-    }
-    payload.resize(payload.len().max(1162), 0);
-    let kind = if version.0 == 0x6b33_43cf { 0xd3 } else { 0xc3 };
-    let mut packet = vec![kind];
-    packet.extend(version.0.to_be_bytes());
-    packet.push(id.len() as u8);
-    packet.extend(id);
-    packet.extend([0, 0]);
-    packet.extend(((4 + payload.len() + 16) as u16 | 0x4000).to_be_bytes());
-    let header = packet.len();
-    packet.extend(7_u32.to_be_bytes());
-    let tag = keys.local.packet.encrypt_in_place(7, &packet, &mut payload).unwrap();
-    packet.extend(&payload);
-    packet.extend(tag.as_ref());
-    let sample = packet[header + 4..header + 20].to_vec();
-    let (head, rest) = packet.split_at_mut(header);
-    keys.local.header.encrypt_in_place(&sample, &mut head[0], &mut rest[..4]).unwrap();
-    packet
+    forge::initial(version, id, forge::crypto(hello, part)).unwrap()
 }
 
 #[test]

@@ -117,7 +117,14 @@ impl Hello<'_> {
 }
 
 fn listed(numbers: &[u16]) -> String {
-    numbers.iter().map(|number| format!("{number:04x}")).collect::<Vec<_>>().join(",")
+    let mut text = String::with_capacity(5 * numbers.len());
+    for number in numbers {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        number.to_be_bytes().iter().for_each(|byte| push_hex(&mut text, *byte));
+    }
+    text
 }
 
 /// The first 12 digits of SHA-256.
@@ -126,7 +133,16 @@ fn hashed(text: &str) -> String {
         return "000000000000".to_owned();
     }
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = String::with_capacity(12);
+    digest.as_ref().iter().take(6).for_each(|byte| push_hex(&mut digits, *byte));
+    digits
+}
+
+/// Two digits. Formatting is what a fingerprint would cost most.
+fn push_hex(text: &mut String, byte: u8) {
+    for digit in [byte >> 4, byte & 15] {
+        text.push(char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }));
+    }
 }
 
 /// Reads a ClientHello with its handshake header (RFC 8446, section 4.1.2).

@@ -16,7 +16,7 @@ pub fn examine(
         return verdict;
     }
     if datagram.first().is_some_and(|first| first & 0x80 != 0 || first & 0x09 == 0x09)
-        && let Some(verdict) = quic::examine(&mut pending.get_or_insert_default().quic, datagram, limits.bytes as usize)
+        && let Some(verdict) = quic(pending, datagram, limits)
     {
         return verdict;
     }
@@ -26,7 +26,9 @@ pub fn examine(
     if let Some(verdict) = ntp(datagram, ports).or_else(|| torrent(datagram)).or_else(|| others(datagram, ports)) {
         return verdict;
     }
-    if let Some(verdict) = pending.get_or_insert_default().rtp.examine(datagram, forward) {
+    if datagram.first().is_some_and(|first| first >> 6 == 2)
+        && let Some(verdict) = pending.get_or_insert_default().rtp.examine(datagram, forward)
+    {
         return verdict;
     }
     if let Some(verdict) = quic::guess(datagram, ports) {
@@ -37,6 +39,20 @@ pub fn examine(
         .iter()
         .find(|(port, _)| at(*port))
         .map_or(Verdict::More, |(_, app)| Verdict::Partly(Label::new(*app, Confidence::Port)))
+}
+
+/// Nothing is remembered of what is no QUIC, nor of a flow that its first datagram tells all about.
+fn quic(pending: &mut Option<Box<Pending>>, datagram: &[u8], limits: &Limits) -> Option<Verdict> {
+    let most = limits.bytes as usize;
+    if let Some(pending) = pending {
+        return quic::examine(&mut pending.quic, datagram, most);
+    }
+    let mut handshake = quic::Handshake::default();
+    let verdict = quic::examine(&mut handshake, datagram, most)?;
+    if !matches!(verdict, Verdict::Known(_)) {
+        pending.get_or_insert_default().quic = handshake;
+    }
+    Some(verdict)
 }
 
 fn sure(app: App) -> Option<Verdict> {
@@ -218,11 +234,9 @@ struct Side {
 }
 
 impl Rtp {
+    /// Of what has its version.
     fn examine(&mut self, datagram: &[u8], forward: bool) -> Option<Verdict> {
         let (header, _) = datagram.split_first_chunk::<12>()?;
-        if header[0] >> 6 != 2 {
-            return None;
-        }
         // Types 72 to 76 without the marker would be RTCP's (RFC 5761).
         if (200..=207).contains(&header[1]) {
             let words = usize::from(u16::from_be_bytes([header[2], header[3]]));

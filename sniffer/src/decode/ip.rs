@@ -44,10 +44,10 @@ fn v4(vlan: Option<u16>, bytes: &[u8]) -> Result<Packet<'_>, Skip> {
     if fragment != 0 {
         return Err(Skip::Fragment);
     }
+    // In registers: bytes that are written one by one and read back at once would wait for each other.
     let address = |at: usize| {
-        let mut address = [0; 16];
-        address[..4].copy_from_slice(&header[at..at + 4]);
-        address
+        let four = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        (u128::from(u32::from_be_bytes(four)) << 96).to_be_bytes()
     };
     let (protocol, body) =
         if header[9] == AUTHENTICATION { extensions(AUTHENTICATION, body)? } else { (header[9], body) };
@@ -89,7 +89,8 @@ fn extensions(mut next: u8, mut bytes: &[u8]) -> Result<(u8, &[u8]), Skip> {
     }
 }
 
-#[inline]
+// Always: a packet that is handed through several functions is copied in pieces that are then waited for.
+#[inline(always)]
 fn transport(
     version: IpVersion,
     vlan: Option<u16>,

@@ -76,7 +76,8 @@ impl Skip {
     }
 }
 
-/// Reads a frame of that link type.
+/// Reads a frame of that link type. Look at what it returns where it is (`match &decode(..)`): to move it costs a third of all
+/// that a packet costs.
 ///
 /// # Errors
 /// Why it belongs to no flow.

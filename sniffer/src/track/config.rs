@@ -1,22 +1,25 @@
 //! How long a flow may be silent, by what it is, and how many there may be.
 
-use super::{Flow, State};
+use super::{State, entry::Entry};
 use crate::classify::Limits;
 
 /// How flows are told apart, and when they end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Whether the TOS byte and the outermost VLAN are part of the key.
+    /// Whether the TOS byte and where a packet came in are part of the key.
     pub seven: bool,
+    /// The number of the interface that packets come from, of which the lowest 20 bits count; 0: a file.
+    pub ingress: u32,
     /// How long a flow may be silent.
     pub timeouts: Timeouts,
     /// Whether a new connection of the same ports is a flow of its own, once TCP said that the old one is over.
     pub split_closed: bool,
     /// A flow that goes on is told of again after so many microseconds.
     pub active_us: u64,
-    /// Most flows at once; beyond it the one of a few that was silent longest is given up.
+    /// Most flows at once, and at most [`super::FLOWS_MAX`]. From nine tenths of it on a new flow takes the place of one that
+    /// was silent for a tenth of its timeout; at all of it, of the one of a few that was silent longest.
     pub flows_max: usize,
-    /// One flow in so many is tracked, chosen by its id, so every sniffer chooses the same ones. 1: all of them.
+    /// One flow in so many is tracked, chosen by its key ([`super::takes`]), so every sniffer chooses the same ones. 1: all.
     pub sample: u32,
     /// What classification may cost.
     pub limits: Limits,
@@ -26,6 +29,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seven: false,
+            ingress: 0,
             timeouts: Timeouts::default(),
             split_closed: true,
             active_us: 60 * SECOND_US,
@@ -60,8 +64,9 @@ impl Timeouts {
         Self { tcp_new_us: us, tcp_us: us, tcp_closed_us: us, icmp_us: us, other_new_us: us, other_us: us }
     }
 
-    pub(super) fn of(&self, flow: &Flow) -> u64 {
-        match (flow.key.protocol, flow.state) {
+    #[inline]
+    pub(super) fn of(&self, flow: &Entry) -> u64 {
+        match (flow.identity.protocol(), flow.state) {
             (TCP, State::New) => self.tcp_new_us,
             (TCP, State::Established | State::Closing) => self.tcp_us,
             (TCP, State::Closed) => self.tcp_closed_us,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 pub use flow::flows::{Counts, End};
 use flow::tuple::FlowKey;
 
-use crate::classify::{Label, Pending};
+use crate::classify::Label;
 
 /// How far a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +21,7 @@ pub enum State {
 }
 
 /// What is known of one flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Its endpoints.
     pub key: FlowKey,
@@ -35,22 +35,12 @@ pub struct Flow {
     pub tcp_flags: [u8; 2],
     /// The outermost VLAN id of its first packet.
     pub vlan: Option<u16>,
-    /// Packets with a payload that were looked at to classify it.
-    pub(super) looked_at: u8,
-    /// Whether it was told of.
-    pub(super) told: bool,
     /// The time of its first packet, in microseconds since 1970.
     pub first_us: u64,
     /// The time of its last packet.
     pub last_us: u64,
-    /// When it was last told of.
-    pub(super) told_us: u64,
     /// From who sent the first packet, and from the other side.
     pub counts: [Counts; 2],
     /// What it carries, once that is known.
     pub label: Option<Arc<Label>>,
-    /// What classification remembers until then.
-    pub(super) pending: Option<Box<Pending>>,
-    /// The next flow in the same slot of the wheel, or the next free place.
-    pub(super) next: u32,
 }

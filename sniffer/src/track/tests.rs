@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
+    classify::Limits,
     decode::{Link, decode},
-    wires::{at, ip, tcp, udp},
+    wires::{at, ethernet, ip, tagged, tcp, udp},
 };
 
 const SECOND: u64 = 1_000_000;
@@ -200,4 +201,180 @@ fn time_that_goes_back_or_leaps_loses_nothing() {
         tracker.poll_events().iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_))).count(),
         3
     );
+}
+
+/// A sequence of packets of few flows, with payloads, ends and jumps of time.
+fn anything(seed: u64, count: usize) -> Vec<(u64, Vec<u8>)> {
+    let mut random = seed;
+    let mut next = move || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random >> 33
+    };
+    let mut now = BEGIN;
+    let mut packet = || {
+        now += match next() % 50 {
+            0 => next() % 700 * SECOND,
+            1..5 => next() % SECOND,
+            _ => 10,
+        };
+        let time = if next() % 20 == 0 { now - next() % (300 * SECOND) } else { now };
+        let (port, there) = (1000 + (next() % 40) as u16, next() % 2 == 0);
+        let payload: &[u8] =
+            [&b""[..], b"GET / HTTP/1.1\r\n", b"Host: a.example\r\n\r\n", b"\x80\x00"][next() as usize % 4];
+        let (a, b) = if there { (at("192.0.2.1"), at("192.0.2.9")) } else { (at("192.0.2.9"), at("192.0.2.1")) };
+        let ports = if there { (port, 80) } else { (80, port) };
+        let flags = [SYN, ACK, ACK, ACK, ACK | FIN, RST][next() as usize % 6];
+        let tos = (next() % 8 == 0) as u8;
+        match next() % 3 {
+            0 => (time, ip(17, a, b, tos, &udp(ports.0, ports.1, payload))),
+            _ => (time, ip(6, a, b, tos, &tcp(ports.0, ports.1, 1 + (next() % 3) as u32 * 16, flags, payload))),
+        }
+    };
+    (0..count).map(|_| packet()).collect()
+}
+
+#[test]
+fn packets_that_are_handled_together_make_the_same_of_it_as_one_by_one() {
+    for seed in 0..60 {
+        let config = Config {
+            seven: seed % 2 == 0,
+            sample: 1 + seed as u32 % 3 / 2 * 3,
+            flows_max: [20, 50, 1000][seed as usize % 3],
+            limits: Limits { packets: 5, bytes: 100, bytes_of_all: [1000, 5000, 1 << 20][seed as usize / 3 % 3] },
+            ..Config::default()
+        };
+        let packets = anything(seed, 3000);
+        let [mut single, mut batched] = [1, 2].map(|_| Tracker::new(config.clone()));
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        for (number, (now_us, packet)) in packets.iter().enumerate() {
+            let decoded = decode(Link::Raw, packet).unwrap();
+            single.handle_packet(*now_us, packet.len() as u32, &decoded);
+            one.extend(single.poll_events());
+            batched.queue_packet(*now_us, packet.len() as u32, &decoded);
+            if number % 211 == 0 {
+                single.handle_time(now_us + SECOND);
+                batched.handle_time(now_us + SECOND);
+            }
+        }
+        single.finish();
+        batched.finish();
+        one.extend(single.poll_events());
+        other.extend(batched.poll_events());
+        assert_eq!(single.counters(), batched.counters());
+        assert_eq!(one.len(), other.len());
+        assert_eq!(one, other, "seed {seed}");
+        let ended = one.iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_)));
+        let counted: u64 = ended.map(|event| event.flow.counts[0].packets + event.flow.counts[1].packets).sum();
+        assert_eq!(counted, single.counters().tracked);
+        assert_eq!(single.pending_bytes, 0, "nothing is remembered of flows that are over");
+    }
+}
+
+#[test]
+fn what_is_remembered_of_all_flows_is_bounded_and_what_that_costs_is_counted() {
+    let limits = Limits { bytes_of_all: 100_000, ..Limits::default() };
+    let mut tracker = Tracker::new(Config { limits, ..Config::default() });
+    for port in 0..2000 {
+        let packet = ip(6, at("192.0.2.1"), at("198.51.100.1"), 0, &tcp(port, 4000, 1, ACK, &[0xd7; 1000]));
+        feed(&mut tracker, BEGIN, &packet);
+        assert!(tracker.pending_bytes <= 100_000);
+    }
+    let unclassified = tracker.counters().unclassified;
+    assert!((1900..2000).contains(&unclassified), "{unclassified}");
+    tracker.handle_time(BEGIN + 1000 * SECOND);
+    assert_eq!((tracker.pending_bytes, tracker.len()), (0, 0));
+}
+
+#[test]
+fn a_table_that_is_nearly_full_gives_quiet_flows_a_tenth_of_their_time() {
+    let mut tracker = Tracker::new(Config { flows_max: 1000, ..Config::default() });
+    for port in 0..900 {
+        feed(&mut tracker, BEGIN, &datagram(port, 53));
+    }
+    for port in 0..100 {
+        feed(&mut tracker, BEGIN + 2 * SECOND, &datagram(2000 + port, 53));
+    }
+    let counters = tracker.counters();
+    assert_eq!((tracker.len(), counters.hurried, counters.evicted), (1000, 0, 0), "none was silent for 3 s");
+    for port in 0..100 {
+        let events = feed(&mut tracker, BEGIN + 3 * SECOND + 200_000, &datagram(4000 + port, 53));
+        assert!(kinds(&events).contains(&Kind::End(End::Evicted)), "{events:?}");
+    }
+    let counters = tracker.counters();
+    assert_eq!((tracker.len(), counters.hurried, counters.evicted), (1000, 100, 0));
+}
+
+#[test]
+fn no_time_is_too_late_or_too_early() {
+    let times = [0, 1, BEGIN, u64::MAX, u64::MAX - 1, BEGIN + 1, 0, u64::MAX / 2, u64::MAX];
+    for timeouts in [Timeouts::default(), Timeouts::all(u64::MAX), Timeouts::all(0)] {
+        let config = Config { timeouts, active_us: u64::MAX, flows_max: 3, ..Config::default() };
+        let mut tracker = Tracker::new(config);
+        let mut counted = 0;
+        for round in 0..50 {
+            for (number, now_us) in times.iter().enumerate() {
+                let events = feed(&mut tracker, *now_us, &datagram(number as u16 * (round % 3), 53));
+                counted += packets_of_ended(&events);
+                tracker.handle_time(*now_us);
+                counted += packets_of_ended(&tracker.poll_events());
+            }
+        }
+        tracker.finish();
+        counted += packets_of_ended(&tracker.poll_events());
+        assert_eq!(counted, tracker.counters().packets);
+    }
+}
+
+fn packets_of_ended(events: &[Event]) -> u64 {
+    let ended = events.iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_)));
+    ended.map(|event| event.flow.counts[0].packets + event.flow.counts[1].packets).sum()
+}
+
+#[test]
+fn a_clock_that_was_set_back_goes_on_from_there_but_one_wrong_time_does_not_count() {
+    let mut tracker = Tracker::new(Config::default());
+    feed(&mut tracker, BEGIN + 1_000_000 * SECOND, &datagram(1, 2));
+    feed(&mut tracker, BEGIN, &datagram(3, 4));
+    tracker.handle_time(BEGIN + 50 * SECOND);
+    assert_eq!(tracker.len(), 2, "two times that are far back do not turn the clock");
+    for step in 0..2000 {
+        tracker.handle_time(BEGIN + 50 * SECOND + step * 100_000);
+    }
+    assert!(tracker.is_empty(), "both were silent for longer than they may");
+    feed(&mut tracker, BEGIN + 251 * SECOND, &datagram(5, 6));
+    tracker.handle_time(BEGIN + 290 * SECOND);
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn a_priority_tag_is_no_vlan_of_its_own() {
+    let mut tracker = Tracker::new(Config { seven: true, ..Config::default() });
+    let packet = datagram(1, 2);
+    let frames = [
+        ethernet(0x0800, &packet),
+        ethernet(0x8100, &tagged(0, 0x0800, &packet)),
+        ethernet(0x8100, &tagged(5, 0x0800, &packet)),
+    ];
+    for frame in frames {
+        tracker.handle_packet(BEGIN, 1, &decode(Link::Ethernet, &frame).unwrap());
+    }
+    assert_eq!(tracker.len(), 2, "none and 0 are one, 5 is another");
+}
+
+/// What the table holds of a packet is what the words of the fleet say.
+#[test]
+fn the_packed_key_is_the_key_of_the_packet() {
+    let addresses = ["192.0.2.1", "192.0.2.2", "0.0.0.0", "255.255.255.255", "2001:db8::1", "::", "2001:db8::2"];
+    for source in addresses.map(at) {
+        for destination in addresses.map(at).into_iter().filter(|other| other.is_ipv4() == source.is_ipv4()) {
+            for protocol in [1, 6, 17, 47, 58, 132] {
+                for ports in [(8, 0), (0, 8), (128, 7), (3, 1), (65_535, 65_535), (1, 65_535)] {
+                    let packet = ip(protocol, source, destination, 0xb8, &udp(ports.0, ports.1, b"0123456789"));
+                    let packet = decode(Link::Raw, &packet).unwrap();
+                    let (identity, from_low) = Identity::of(&packet);
+                    assert_eq!((identity.key(), from_low), packet.key(), "{packet:?}");
+                }
+            }
+        }
+    }
 }

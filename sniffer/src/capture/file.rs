@@ -1,9 +1,10 @@
-//! The door to libpcap: files, and interfaces.
+//! The door to capture files.
 
 use std::path::{Path, PathBuf};
 
 use pcap::{Capture, Offline};
 
+use super::{Captured, words};
 use crate::decode::Link;
 
 /// What is wrong with a capture.
@@ -29,17 +30,6 @@ pub enum CaptureError {
     },
 }
 
-/// A packet as it was captured.
-#[derive(Clone, Copy, Debug)]
-pub struct Captured<'a> {
-    /// Microseconds since 1970.
-    pub at_us: u64,
-    /// Bytes on the wire.
-    pub wire_bytes: u32,
-    /// The bytes that were captured.
-    pub bytes: &'a [u8],
-}
-
 /// A capture file, pcap or pcapng.
 pub struct File {
     path: PathBuf,
@@ -55,7 +45,7 @@ impl File {
     /// If it is not there, or no capture, or a pcapng file whose interfaces differ.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let capture = Capture::from_file(path)
-            .map_err(|error| CaptureError::Open { path: path.to_owned(), why: error.to_string() })?;
+            .map_err(|error| CaptureError::Open { path: path.to_owned(), why: words(&error) })?;
         let link = Link::of(capture.get_datalink().0);
         Ok(Self { path: path.to_owned(), capture, link })
     }
@@ -67,7 +57,7 @@ impl File {
     pub fn filter(&mut self, program: &str) -> Result<(), CaptureError> {
         self.capture.filter(program, true).map_err(|error| CaptureError::Open {
             path: self.path.clone(),
-            why: format!("filter `{program}`: {error}"),
+            why: format!("filter `{program}`: {}", words(&error)),
         })
     }
 
@@ -81,15 +71,11 @@ impl File {
             match self.capture.next_packet() {
                 Ok(packet) => {
                     packets += 1;
-                    // Times before 1970, or with more microseconds than a second has, come from damaged files.
-                    let seconds = u64::try_from(packet.header.ts.tv_sec).unwrap_or_default();
-                    let micros = u64::try_from(packet.header.ts.tv_usec).unwrap_or_default();
-                    let at_us = seconds.saturating_mul(1_000_000).saturating_add(micros);
-                    take(Captured { at_us, wire_bytes: packet.header.len, bytes: packet.data });
+                    take(packet.into());
                 }
                 Err(pcap::Error::NoMorePackets) => return Ok(()),
                 Err(error) => {
-                    return Err(CaptureError::Broken { path: self.path.clone(), packets, why: error.to_string() });
+                    return Err(CaptureError::Broken { path: self.path.clone(), packets, why: words(&error) });
                 }
             }
         }
