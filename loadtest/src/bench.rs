@@ -5,6 +5,7 @@ mod cores;
 mod cpu;
 mod decisions;
 mod figures;
+pub mod flows;
 mod load;
 mod own_word;
 pub mod raft;

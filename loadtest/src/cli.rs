@@ -2,6 +2,7 @@
 
 mod bench;
 mod farm;
+mod flows;
 mod partition;
 mod raft;
 mod stick;
@@ -39,6 +40,9 @@ enum Command {
     /// Cut, kill, stop and grow a fleet of real processes in networks of their own, and judge what clients were told.
     #[command(after_help = PARTITION_EXAMPLES)]
     Partition(PartitionArguments),
+    /// Have a live capture in a network of its own tell a fleet, kill sniffer and leader, and judge what the tables count.
+    #[command(after_help = FLOWS_JUDGE_EXAMPLES)]
+    Flows(FlowsJudgeArguments),
     /// Measure decisions and traffic, beside HAProxy, nginx and no proxy at all.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
@@ -163,6 +167,47 @@ enum BenchOf {
     /// Measure the log itself: commits of three replicas with a load of our own and over gRPC, beside etcd.
     #[command(after_help = RAFT_EXAMPLES)]
     Raft(RaftArguments),
+    /// Measure how many new flows sniffers can tell a fleet of three.
+    #[command(after_help = FLOWS_EXAMPLES)]
+    Flows(FlowsArguments),
+}
+
+#[derive(Debug, Args)]
+struct FlowsJudgeArguments {
+    /// Clients in each part; each asks every instance.
+    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    clients: u16,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+    /// The sniffer; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    sniffer: Option<PathBuf>,
+    /// Repeat the clients' chances of an earlier run.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct FlowsArguments {
+    /// How long, without a second of warm-up.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Sniffers that push at once, each to another instance.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=15))]
+    sniffers: u8,
+    /// Events of a batch.
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    events: u32,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -203,7 +248,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let own_network = match &arguments.command {
         Command::Stick(stick) | Command::Rivals(stick) => !stick.here,
         Command::Bench(_) => true,
-        Command::Farm(_) | Command::Demo(_) | Command::Partition(_) => false,
+        Command::Farm(_) | Command::Demo(_) | Command::Partition(_) | Command::Flows(_) => false,
     };
     // Like the network of one's own, it is entered while there is one thread.
     let mut wire = None;
@@ -216,6 +261,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 return Ok(ExitCode::from(NOT_RUN));
             }
         };
+    }
+    // Capturing takes a privilege, which is there in a network of one's own.
+    if matches!(arguments.command, Command::Flows(_))
+        && !lab::enter_to_build().map_err(Error::io("setting up a network of its own"))?
+    {
+        eprintln!("NOT RUN: a live capture: no network namespace to be had");
+        return Ok(ExitCode::from(NOT_RUN));
     }
     if own_network && !lab::enter().map_err(Error::io("setting up a network of its own"))? {
         eprintln!("no network namespace to be had: running in the machine's own network");
@@ -234,6 +286,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 Some((plan, wire)) => partition::run(&arguments, &plan, wire).await,
                 None => Err(Error::Usage("the network was not made".to_owned())),
             },
+            Command::Flows(arguments) => flows::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await,
             Command::Demo(arguments) => stick::demo(arguments).await,
         }
@@ -282,6 +335,19 @@ const INTERRUPTED: u8 = 130;
 /// As test runners have it: this was neither passed nor failed.
 const NOT_RUN: u8 = 77;
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
+
+const FLOWS_JUDGE_EXAMPLES: &str = "\
+Exit status: 0 every instance has every flow, with the backend of its client, and counts what a capture without faults counts;
+1 it does not; 2 usage; 77 there is no network namespace to be had.
+
+Examples:
+  loadtest flows
+  loadtest flows --clients 200 --json";
+
+const FLOWS_EXAMPLES: &str = "\
+Examples:
+  loadtest bench flows
+  loadtest bench flows --sniffers 1 --events 100 --json";
 
 const FARM_EXAMPLES: &str = "\
 Each backend answers `who` with its name, `from` with the source address, `echo TEXT` with TEXT, `give N` with

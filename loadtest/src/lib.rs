@@ -8,6 +8,7 @@ pub mod demo;
 pub mod error;
 pub mod farm;
 pub mod fleet;
+pub mod flows;
 pub mod http;
 pub mod judge;
 pub mod lab;

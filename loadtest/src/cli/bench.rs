@@ -9,12 +9,14 @@ use loadtest::fleet::process::in_path;
 use serde::Serialize;
 
 use super::stick::binary;
-use super::{BenchArguments, BenchOf};
+use super::{BenchArguments, BenchOf, FlowsArguments};
 
 /// Measures what was asked for.
 pub async fn run(arguments: BenchArguments) -> Result<ExitCode> {
-    if let Some(BenchOf::Raft(arguments)) = arguments.of {
-        return super::raft::run(arguments).await;
+    match arguments.of {
+        Some(BenchOf::Raft(arguments)) => return super::raft::run(arguments).await,
+        Some(BenchOf::Flows(arguments)) => return flows(arguments).await,
+        None => {}
     }
     let plan = Plan {
         parts: parts(&arguments.only, &Part::ALL, Part::name)?,
@@ -30,6 +32,21 @@ pub async fn run(arguments: BenchArguments) -> Result<ExitCode> {
     progress.end();
     print(&report, arguments.json, bench::table)?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn flows(arguments: FlowsArguments) -> Result<ExitCode> {
+    let plan = bench::flows::Plan {
+        seconds: arguments.seconds,
+        sniffers: arguments.sniffers,
+        events: arguments.events as usize,
+        rocinante: binary(arguments.bin.as_deref())?,
+    };
+    let progress = Progress::new();
+    let report = bench::flows::run(&plan, &|what| progress.show(what)).await?;
+    progress.end();
+    print(&report, arguments.json, bench::flows::table)?;
+    let equal = report.flows_in_tables.windows(2).all(|pair| pair.first() == pair.last());
+    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The parts of a bench that are named; all where none is.
