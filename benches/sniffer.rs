@@ -7,10 +7,12 @@
 mod wires;
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -359,9 +361,63 @@ fn reading(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// `sniffer read` beside nDPI's and argus' readers, where they are installed, on the same file: CPU time of the whole process,
+/// the least of several runs in turn. `SNIFFER` is the program; without it this is left out.
+fn beside_others(_: &mut Criterion<CpuTime>) {
+    let Some(sniffer) = std::env::var_os("SNIFFER") else {
+        return println!("beside ndpiReader and argus: ./x bench sniffer");
+    };
+    let frames = whole_connections(50_000);
+    let file = savefile(&frames, 1);
+    let readers: [(OsString, &[&str], &[&str]); 3] = [
+        (sniffer, &["read", "--json"], &[]),
+        ("ndpiReader".into(), &["-q", "-i"], &[]),
+        ("argus".into(), &["-F", "/dev/null", "-r"], &["-w", "/dev/null"]),
+    ];
+    let mut least = [None::<Duration>; 3];
+    for _ in 0..5 {
+        for (place, (program, before, after)) in readers.iter().enumerate() {
+            let began = children_cpu();
+            let run = Command::new(program).args(*before).arg(&file).args(*after).stdin(Stdio::null()).output();
+            let took = children_cpu() - began;
+            match run {
+                Ok(ran) if ran.status.success() => {
+                    least[place] = Some(least[place].map_or(took, |least| least.min(took)))
+                }
+                Ok(ran) => println!("{}: {}", program.display(), String::from_utf8_lossy(&ran.stderr)),
+                Err(error) => println!("{}: {error}", program.display()),
+            }
+        }
+    }
+    fs::remove_file(&file).expect("it is ours");
+    println!("CPU time of reading {} packets of 50000 connections from a file", frames.ends.len());
+    for ((program, ..), took) in readers.iter().zip(least) {
+        let name = Path::new(program).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        match (took, least[0]) {
+            (Some(took), Some(ours)) => {
+                let ratio = ours.as_secs_f64() / took.as_secs_f64();
+                println!("{name:12} {:>6} ms   sniffer takes {ratio:.2} of it", took.as_millis());
+            }
+            _ => println!("{name:12} did not run"),
+        }
+    }
+}
+
+/// CPU time of all children that have ended.
+fn children_cpu() -> Duration {
+    // SAFETY: zeroes are a valid rusage, which the call fills.
+    let used = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut used), 0);
+        used
+    };
+    let time = |of: libc::timeval| Duration::new(of.tv_sec as u64, of.tv_usec as u32 * 1000);
+    time(used.ru_utime) + time(used.ru_stime)
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = decoding, tracking, beginning, classifying, everything, reading
+    targets = decoding, tracking, beginning, classifying, everything, reading, beside_others
 }
 criterion_main!(benches);
