@@ -1,7 +1,7 @@
 //! One ask: a client connects to one instance from its own source address and asks who answers.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,8 +20,8 @@ pub enum Door {
 /// What an instance said.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A name.
-    Name(String),
+    /// A name, and from where the backend was reached, if it says so.
+    Name(String, Option<IpAddr>),
     /// No: the connection was refused, closed or reset before an answer, or HTTP said 502, 503 or 504.
     Refused,
     /// Nothing before the deadline.
@@ -52,19 +52,22 @@ pub async fn ask(source: Ipv4Addr, entrance: SocketAddr, door: Door, deadline: D
 
 async fn ask_tcp(source: Ipv4Addr, entrance: SocketAddr) -> io::Result<Reply> {
     let mut stream = http::connect_from(source, entrance).await?;
-    stream.write_all(b"who\n").await?;
-    let mut line = Vec::with_capacity(64);
-    loop {
-        if let Some(name) = line.strip_suffix(b"\n") {
-            return Ok(String::from_utf8(name.to_vec()).map_or(Reply::Garbled, Reply::Name));
-        }
-        if line.len() > NAME_BYTES_MAX {
+    stream.write_all(b"from\nwho\n").await?;
+    let mut lines = Vec::with_capacity(64);
+    while lines.iter().filter(|byte| **byte == b'\n').count() < 2 {
+        if lines.len() > ANSWER_BYTES_MAX {
             return Ok(Reply::Garbled);
         }
-        if stream.read_buf(&mut line).await? == 0 {
-            return Ok(if line.is_empty() { Reply::Refused } else { Reply::Garbled });
+        if stream.read_buf(&mut lines).await? == 0 {
+            return Ok(if lines.is_empty() { Reply::Refused } else { Reply::Garbled });
         }
     }
+    let lines = String::from_utf8_lossy(&lines);
+    let mut lines = lines.lines();
+    Ok(match (lines.next().map(str::parse), lines.next(), lines.next()) {
+        (Some(Ok(from)), Some(name), None) => Reply::Name(name.to_owned(), Some(from)),
+        _ => Reply::Garbled,
+    })
 }
 
 async fn ask_http(source: Ipv4Addr, entrance: SocketAddr) -> io::Result<Reply> {
@@ -72,7 +75,10 @@ async fn ask_http(source: Ipv4Addr, entrance: SocketAddr) -> io::Result<Reply> {
     let response = http::exchange(&mut stream, entrance, "/who").await?;
     Ok(match response.status {
         200 => match (response.header("x-backend"), String::from_utf8(response.body.clone())) {
-            (Some(header), Ok(body)) if header == body => Reply::Name(body),
+            (Some(header), Ok(body)) if header == body => {
+                let from = response.header("x-from").and_then(|from| from.parse().ok());
+                Reply::Name(body, from)
+            }
             _ => Reply::Garbled,
         },
         502..=504 => Reply::Refused,
@@ -81,12 +87,15 @@ async fn ask_http(source: Ipv4Addr, entrance: SocketAddr) -> io::Result<Reply> {
 }
 
 /// Errors that the far end causes.
-const FAR_END: [io::ErrorKind; 5] = [
+const FAR_END: [io::ErrorKind; 7] = [
     io::ErrorKind::ConnectionRefused,
     io::ErrorKind::ConnectionReset,
     io::ErrorKind::ConnectionAborted,
     io::ErrorKind::BrokenPipe,
     io::ErrorKind::UnexpectedEof,
+    // A router that has no path to a VIP says so.
+    io::ErrorKind::NetworkUnreachable,
+    io::ErrorKind::HostUnreachable,
 ];
 
-const NAME_BYTES_MAX: usize = 256;
+const ANSWER_BYTES_MAX: usize = 256;

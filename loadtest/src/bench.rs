@@ -161,7 +161,7 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(u32, u32, &str)) -> Result<Report> 
         report.decisions = decide(plan, &shares, &steps).await?;
     }
     let site = Site::new()?;
-    let farm = Farm::new()?;
+    let farm = Farm::new(None)?;
     let mut servers = Vec::new();
     for index in 0..SERVERS {
         let name = format!("s{}", index + 1);

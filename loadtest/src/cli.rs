@@ -2,6 +2,7 @@
 
 mod bench;
 mod farm;
+mod farm_named;
 mod flows;
 mod partition;
 mod raft;
@@ -10,8 +11,11 @@ mod stick;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use loadtest::anycast::net::{self, Net};
+use loadtest::anycast::plan as anycast;
 use loadtest::error::{Error, Result};
 use loadtest::lab;
 use loadtest::partition::wire::{Laid, Wire};
@@ -31,6 +35,9 @@ enum Command {
     /// Backends that say their name over TCP and HTTP, and echo.
     #[command(after_help = FARM_EXAMPLES)]
     Farm(FarmArguments),
+    /// A fleet, servers and clients around a router that spreads one VIP over the instances, in network namespaces with names.
+    #[command(after_help = ANYCAST_EXAMPLES)]
+    Anycast(AnycastArguments),
     /// Start a fleet, let clients ask all instances at once while things happen, and judge the answers.
     #[command(after_help = STICK_EXAMPLES)]
     Stick(StickArguments),
@@ -67,6 +74,44 @@ struct FarmArguments {
     http_port_base: Option<u16>,
 }
 
+#[derive(Debug, Args)]
+struct AnycastArguments {
+    #[command(subcommand)]
+    verb: AnycastVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum AnycastVerb {
+    /// Make the farm and wait until every instance announces the VIP.
+    Up {
+        /// Instances of the fleet.
+        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+        instances: u8,
+        /// Servers, each at a host of its own.
+        #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=99))]
+        servers: u8,
+        /// The binary to run; by default the one beside this program, else the one in PATH.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
+    },
+    /// Remove it with everything that runs in it, also what a crash left.
+    Down,
+    /// Show its hosts, what runs there, and over which instances the router spreads the VIP.
+    Status {
+        /// Print JSON for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a shell, or a command, at a host: router, switch, clients, an instance (a, b, c) or a server (s1, s2).
+    Shell {
+        /// The host.
+        host: String,
+        /// What to run there; a shell by default.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+}
+
 #[derive(Clone, Debug, Args)]
 struct StickArguments {
     /// A scenario, several separated by commas, or all.
@@ -78,9 +123,9 @@ struct StickArguments {
     /// Visits per second; at each one client asks every instance at the same moment.
     #[arg(long, default_value_t = 400, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rate: u32,
-    /// How long each scenario lasts, roughly: what has begun is played to its end.
-    #[arg(long, default_value_t = 20, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
+    /// How long each scenario lasts, roughly: what has begun is played to its end. 20 by default, 8 on a farm.
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: Option<u64>,
     /// Instances of the fleet.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
     instances: u8,
@@ -101,11 +146,21 @@ struct StickArguments {
     keep: bool,
     /// Stay in the caller's network, to look on with other programs; by default a run has a network namespace of its own,
     /// where the system allows it.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "farm")]
     here: bool,
+    /// Behind a VIP that a router spreads over the instances by ECMP, in networks that are made for the run.
+    #[arg(long, value_name = "KIND")]
+    farm: Option<FarmKind>,
     /// Also run HAProxy, when it is installed, and print its rows beside ours; they do not count for the exit status.
     #[arg(long)]
     rivals: bool,
+}
+
+/// A farm with a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FarmKind {
+    /// In network namespaces.
+    Netns,
 }
 
 #[derive(Debug, Args)]
@@ -246,9 +301,9 @@ struct DemoArguments {
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     raise_descriptor_limit();
     let own_network = match &arguments.command {
-        Command::Stick(stick) | Command::Rivals(stick) => !stick.here,
+        Command::Stick(stick) | Command::Rivals(stick) => !stick.here && stick.farm.is_none(),
         Command::Bench(_) => true,
-        Command::Farm(_) | Command::Demo(_) | Command::Partition(_) | Command::Flows(_) => false,
+        Command::Farm(_) | Command::Anycast(_) | Command::Demo(_) | Command::Partition(_) | Command::Flows(_) => false,
     };
     // Like the network of one's own, it is entered while there is one thread.
     let mut wire = None;
@@ -258,6 +313,18 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Laid::Here(wire) => Some((plan, wire)),
             Laid::Not(reason) => {
                 eprintln!("NOT RUN: partitions of real processes: {reason}");
+                return Ok(ExitCode::from(NOT_RUN));
+            }
+        };
+    }
+    let mut net = None;
+    if let Command::Stick(stick) | Command::Rivals(stick) = &arguments.command
+        && let Some(FarmKind::Netns) = stick.farm
+    {
+        net = match Net::lay(anycast::Plan { instances: stick.instances, servers: FARM_SERVERS })? {
+            net::Laid::Here(net) => Some(Arc::new(net)),
+            net::Laid::Not(reason) => {
+                eprintln!("NOT RUN: a farm of network namespaces: {reason}");
                 return Ok(ExitCode::from(NOT_RUN));
             }
         };
@@ -280,8 +347,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let done = async {
         match arguments.command {
             Command::Farm(arguments) => farm::run(arguments).await,
-            Command::Stick(arguments) => stick::run(arguments, stick::Who::Ours).await,
-            Command::Rivals(arguments) => stick::run(arguments, stick::Who::Rivals).await,
+            Command::Anycast(arguments) => farm_named::run(arguments).await,
+            Command::Stick(arguments) => stick::run(arguments, stick::Who::Ours, net).await,
+            Command::Rivals(arguments) => stick::run(arguments, stick::Who::Rivals, net).await,
             Command::Partition(arguments) => match wire {
                 Some((plan, wire)) => partition::run(&arguments, &plan, wire).await,
                 None => Err(Error::Usage("the network was not made".to_owned())),
@@ -330,6 +398,8 @@ fn raise_descriptor_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
 }
 
+/// Hosts for servers, those that are added in a scenario included.
+const FARM_SERVERS: u8 = 10;
 const WORKERS: usize = 2;
 const INTERRUPTED: u8 = 130;
 /// As test runners have it: this was neither passed nor failed.
@@ -359,14 +429,27 @@ Examples:
   loadtest farm --listen 127.0.0.1:8887 --names s1,s2,s3
   echo who | nc 127.0.0.1 8887";
 
+const ANYCAST_EXAMPLES: &str = "\
+It takes root, `ip` (iproute2) and `nft` (nftables); BIRD 2 (bird2) carries the announcements where it is installed, else a command
+changes the router's route. Everything has a name: namespaces rocinante-HOST, files in /run/rocinante-farm.
+
+Examples:
+  loadtest anycast up
+  loadtest anycast status
+  loadtest anycast shell clients curl -s http://192.0.2.1:9002/who
+  loadtest anycast shell router ip route
+  loadtest anycast down";
+
 const STICK_EXAMPLES: &str = "\
-Scenarios: first-contact, churn, skewed-health, leader-kill, rolling-restart, restart-all, pause, partition.
+Scenarios: first-contact, churn, skewed-health, leader-kill, rolling-restart, restart-all, pause, partition, and with --farm
+router-path. A farm needs `ip` and `nft`, and BIRD 2 for BGP; its networks end with the run. Exit status 77: it is not to be had here.
 Exit status: 0 every scenario passed; 1 a client was split, moved or stray, or more was lost than the budget; 2 usage.
 
 Examples:
   loadtest stick
   loadtest stick --scenario leader-kill --clients 100 --seconds 10
   loadtest stick --scenario churn,partition --bin target/release/rocinante --json
+  loadtest stick --farm netns
   loadtest stick --rivals";
 
 const RIVALS_EXAMPLES: &str = "\

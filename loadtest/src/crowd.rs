@@ -43,13 +43,14 @@ pub struct Ground {
     judge: Mutex<Judge>,
     landings: Mutex<HashMap<(usize, BackendId), Moment>>,
     next_client: AtomicU32,
+    first_client: Ipv4Addr,
     address_offset: u32,
     own_faults: Mutex<Vec<io::Error>>,
 }
 
 impl Ground {
     /// A ground on which nothing happened yet.
-    pub fn new(fleet: Arc<dyn Fleet>, farm: Arc<Farm>, clock: Clock, seed: u64) -> Arc<Ground> {
+    pub fn new(fleet: Arc<dyn Fleet>, farm: Arc<Farm>, first_client: Ipv4Addr, clock: Clock, seed: u64) -> Arc<Ground> {
         Arc::new(Ground {
             fleet,
             farm,
@@ -57,6 +58,7 @@ impl Ground {
             judge: Mutex::new(Judge::default()),
             landings: Mutex::default(),
             next_client: AtomicU32::new(0),
+            first_client,
             address_offset: Chance::new(seed).below(CLIENT_ADDRESSES),
             own_faults: Mutex::default(),
         })
@@ -72,10 +74,10 @@ impl Ground {
         ClientId(self.next_client.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The source address of a client, in 127.64.0.0/10.
+    /// The source address of a client.
     pub fn address(&self, client: ClientId) -> Ipv4Addr {
         let index = client.0.wrapping_add(self.address_offset) % CLIENT_ADDRESSES;
-        Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) + index)
+        Ipv4Addr::from(u32::from(self.first_client) + index)
     }
 
     /// The latest start of an ask with which a fresh client came to this backend.
@@ -90,8 +92,9 @@ impl Ground {
         faults.iter().map(ToString::to_string).collect()
     }
 
-    /// One visit: the client asks each of `instances` at the same moment, `connections` times each. The judge is told;
-    /// returned are the asks.
+    /// One visit: the client asks each of `instances` at the same moment, `connections` times each; behind a VIP it opens as
+    /// many connections to that, and which of them leads to which instance is the network's choice. The judge is told; returned
+    /// are the asks.
     pub async fn visit(&self, client: ClientId, instances: &[InstanceId], connections: usize) -> Vec<Ask> {
         let pool = pool_of(client);
         let fresh = self.judge().is_new(client);
@@ -111,13 +114,23 @@ impl Ground {
         asks
     }
 
-    async fn ask(&self, client: ClientId, instance: InstanceId, pool: usize) -> Option<Ask> {
+    async fn ask(&self, client: ClientId, mut instance: InstanceId, pool: usize) -> Option<Ask> {
         let door = POOLS.get(pool).map_or(Door::Tcp, |pool| pool.door);
+        let entrance = self.fleet.entrance(instance, pool);
+        let anywhere = self.fleet.is_anycast();
+        if anywhere {
+            instance = InstanceId::ANY;
+        }
         let start = self.clock.now();
-        let reply = ask::ask(self.address(client), self.fleet.entrance(instance, pool), door, ASK_DEADLINE).await;
+        let reply = ask::ask(self.address(client), entrance, door, ASK_DEADLINE).await;
         let end = self.clock.now();
         let outcome = match reply {
-            Ok(Reply::Name(name)) => self.farm.id(&name).map_or(Outcome::Garbled, Outcome::Answered),
+            Ok(Reply::Name(name, from)) => {
+                if anywhere {
+                    instance = from.and_then(|from| self.fleet.instance_at(from)).unwrap_or(instance);
+                }
+                self.farm.id(&name).map_or(Outcome::Garbled, Outcome::Answered)
+            }
             Ok(Reply::Refused) => Outcome::Refused,
             Ok(Reply::Silent) => Outcome::Silent,
             Ok(Reply::Garbled) => Outcome::Garbled,

@@ -31,10 +31,10 @@ pub async fn show(maker: &dyn Maker, clients: u32, style: Style) -> Result<bool>
     let seed = Chance::fresh_seed();
     let mut chance = Chance::new(seed);
     let site = Arc::new(Site::new()?);
-    let farm = Arc::new(Farm::new()?);
+    let farm = Arc::new(Farm::new(None)?);
     let servers = plant(&farm, &site, None).await?;
     let fleet = maker.make(site.clone(), INSTANCES, &servers).await?;
-    let ground = Ground::new(fleet.clone(), farm, Clock::start(), seed);
+    let ground = Ground::new(fleet.clone(), farm, site.first_client(), Clock::start(), seed);
     let stage = Stage::new(ground, site.clone(), &servers);
     println!("starting {INSTANCES} instances of {} and {} backends", fleet.product(), servers.len());
     let board = Arc::new(Board::default());

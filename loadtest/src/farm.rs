@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::anycast::net::Net;
 use crate::error::{Error, Result};
 use crate::judge::BackendId;
 
@@ -24,17 +25,24 @@ pub use serve::GIVE_BYTES_MAX;
 #[derive(Debug)]
 pub struct Farm {
     backends: Mutex<Vec<Arc<Backend>>>,
-    thread: Handle,
+    thread: Thread,
     /// Dropping it ends the thread and with it every backend.
     _stop: oneshot::Sender<()>,
 }
 
+/// Where backends are served: the thread, and the networks of their hosts if they have some.
+#[derive(Clone, Debug)]
+struct Thread {
+    handle: Handle,
+    net: Option<Arc<Net>>,
+}
+
 impl Farm {
-    /// A farm without backends.
-    pub fn new() -> Result<Farm> {
+    /// A farm without backends, whose hosts are those of `net` if there is one.
+    pub fn new(net: Option<Arc<Net>>) -> Result<Farm> {
         let failed = || Error::io("starting the farm's thread");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
-        let thread = runtime.handle().clone();
+        let thread = Thread { handle: runtime.handle().clone(), net };
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = move || {
             // It ends with the sender; nothing is ever sent.
@@ -90,7 +98,7 @@ pub struct Backend {
     /// Where it listens while it runs.
     pub address: SocketAddr,
     cuts: watch::Sender<Cuts>,
-    thread: Handle,
+    thread: Thread,
     running: tokio::sync::Mutex<Option<Running>>,
 }
 
@@ -153,8 +161,12 @@ impl Backend {
         let listener = Arc::new(listener);
         self.cuts.borrow().apply(SockRef::from(&*listener))?;
         let (stop, stopped) = oneshot::channel();
-        let accepting =
-            self.thread.spawn(accept(listener.clone(), self.name.clone().into(), self.cuts.subscribe(), stopped));
+        let accepting = self.thread.handle.spawn(accept(
+            listener.clone(),
+            self.name.clone().into(),
+            self.cuts.subscribe(),
+            stopped,
+        ));
         *self.running.lock().await = Some(Running { listener, stop, accepting });
         Ok(())
     }
@@ -203,16 +215,24 @@ async fn attend(mut stream: TcpStream, source: IpAddr, name: Arc<str>, mut cuts:
     }
 }
 
-fn bind(address: SocketAddr, thread: &Handle) -> Result<TcpListener> {
+fn bind(address: SocketAddr, thread: &Thread) -> Result<TcpListener> {
+    let socket = match &thread.net {
+        Some(net) => net.at_server(address, || listen(address))?,
+        None => listen(address)?,
+    };
+    // A listener belongs to the thread that serves it.
+    let _entered = thread.handle.enter();
+    TcpListener::from_std(socket.into()).map_err(Error::io(format!("listening on {address}")))
+}
+
+fn listen(address: SocketAddr) -> Result<Socket> {
     let tried = || format!("listening on {address}");
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
         .map_err(Error::io(tried()))?;
     socket.set_reuse_address(true).map_err(Error::io(tried()))?;
     socket.bind(&address.into()).map_err(Error::io(tried()))?;
     socket.listen(BACKLOG).map_err(Error::io(tried()))?;
-    // A listener belongs to the thread that serves it.
-    let _entered = thread.enter();
-    TcpListener::from_std(socket.into()).map_err(Error::io(tried()))
+    Ok(socket)
 }
 
 /// The lock of a plain table; a panic elsewhere leaves such a table whole.

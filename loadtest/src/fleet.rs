@@ -15,6 +15,7 @@ use async_trait::async_trait;
 
 use crate::ask::Door;
 use crate::error::Result;
+use crate::farm::{Backend, Cut};
 use crate::judge::InstanceId;
 
 /// A pool that every fleet under test has.
@@ -68,8 +69,11 @@ pub trait Fleet: Send + Sync {
     /// Where clients of a pool ask an instance.
     fn entrance(&self, instance: InstanceId, pool: usize) -> SocketAddr;
 
-    /// From where an instance reaches the backends.
-    fn source(&self, instance: InstanceId) -> IpAddr;
+    /// Whether all instances have one entrance, and the network chooses among them.
+    fn is_anycast(&self) -> bool;
+
+    /// The instance that reaches the backends from this address.
+    fn instance_at(&self, source: IpAddr) -> Option<InstanceId>;
 
     /// Starts an instance; it need not be ready on return.
     async fn start(&self, instance: InstanceId) -> Result<()>;
@@ -79,6 +83,9 @@ pub trait Fleet: Send + Sync {
 
     /// Whether an instance says that it serves.
     async fn is_ready(&self, instance: InstanceId) -> bool;
+
+    /// Whether clients can be led to an instance: always on loopback; on a farm, once the router has a path to it.
+    async fn is_announced(&self, instance: InstanceId) -> bool;
 
     /// Kills an instance without warning; it is gone on return.
     async fn kill(&self, instance: InstanceId) -> Result<()>;
@@ -100,6 +107,9 @@ pub trait Fleet: Send + Sync {
 
     /// Ends the isolation.
     async fn rejoin(&self, instance: InstanceId) -> Result<()>;
+
+    /// Cuts an instance off from a backend, or ends that.
+    async fn skew(&self, instance: InstanceId, backend: &Backend, cut: Option<Cut>) -> Result<()>;
 
     /// Changes a pool by way of the instances `via`; acknowledged on return.
     async fn change(&self, pool: usize, change: &Change, via: &[InstanceId]) -> Result<()>;

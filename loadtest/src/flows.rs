@@ -72,7 +72,7 @@ impl Report {
 /// If something could not even be tried.
 pub async fn run(plan: &Plan, say: &dyn Fn(String)) -> Result<Report> {
     let site = Arc::new(Site::new()?);
-    let farm = Farm::new()?;
+    let farm = Farm::new(None)?;
     let mut servers = Vec::new();
     for (index, name) in ["s1", "s2", "s3", "s4"].into_iter().enumerate() {
         let backend = farm.add(name, site.backend(index)).await?;
@@ -215,7 +215,7 @@ impl Judged<'_> {
             for id in (0..INSTANCES).map(InstanceId).filter(|id| Some(*id) != but) {
                 let entrance = self.fleet.entrance(id, 0);
                 let asked = ask(client, entrance, Door::Tcp, ASK_DEADLINE).await;
-                if let Reply::Name(answer) = asked.map_err(Error::io("asking"))? {
+                if let Reply::Name(answer, _) = asked.map_err(Error::io("asking"))? {
                     name = Some(answer);
                 }
             }

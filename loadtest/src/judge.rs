@@ -23,6 +23,11 @@ pub struct BackendId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u8);
 
+impl InstanceId {
+    /// Whichever instance the network led a client to, where that does not show.
+    pub const ANY: InstanceId = InstanceId(u8::MAX);
+}
+
 /// One client: a source address that nobody else uses, and one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u32);

@@ -5,10 +5,14 @@
 //! its own a run can neither be disturbed that way nor disturb others.
 
 use std::ffi::{CStr, CString, c_int};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result};
 
 /// Moves the calling thread, and every thread and process it starts from now on, into a new network namespace. As an ordinary
 /// user this takes a user namespace as well, which the system only gives to a process that has a single thread. False when
@@ -59,6 +63,21 @@ impl Namespace {
         std::thread::spawn(make).join().unwrap_or_else(|_| Err(io::Error::other("the thread of a namespace panicked")))
     }
 
+    /// The one that has a name in the file system.
+    pub fn named(path: &Path) -> io::Result<Namespace> {
+        File::open(path).map(|file| Namespace(file.into()))
+    }
+
+    /// Runs `deed` on a thread that is in it.
+    pub fn inside<T: Send>(&self, deed: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let moved = || {
+            self.go().map_err(Error::io("moving to a network namespace"))?;
+            deed()
+        };
+        let ended = std::thread::scope(|scope| scope.spawn(moved).join());
+        ended.unwrap_or_else(|_| Err(Error::Fleet("the thread in a namespace panicked".to_owned())))
+    }
+
     /// Moves the calling thread, and what it starts from now on.
     pub fn go(&self) -> io::Result<()> {
         // SAFETY: the descriptor is open; what changes concerns the names this thread sees, not its memory.
@@ -77,6 +96,35 @@ impl Namespace {
     /// A path by which programs find it while this process has it.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+}
+
+/// Whether the kernel or the system says that it has no bridges, no pairs of interfaces or no nft, or not for this user. All
+/// else that `ip` and `nft` may say at the first set-up is a failure.
+#[must_use]
+pub fn is_lacking(said: &str) -> bool {
+    LACKING.iter().any(|words| said.contains(words))
+}
+
+/// Runs a program in a namespace with this input; without input there is nothing to run.
+pub fn feed(place: &Namespace, program: &Path, arguments: &[&str], input: &str) -> Result<()> {
+    if input.is_empty() {
+        return Ok(());
+    }
+    let failed = || Error::io(format!("running {}", program.display()));
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    place.house(&mut command);
+    let mut child = command.spawn().map_err(failed())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(failed())?;
+    }
+    let output = child.wait_with_output().map_err(failed())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            Err(Error::Fleet(format!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim())))
+        }
     }
 }
 
@@ -178,4 +226,39 @@ fn open(descriptor: c_int) -> io::Result<OwnedFd> {
 
 fn done(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What `ip` and `nft` say of a kernel without bridges, veth, nft or its family of bridges, and of a user who may not.
+const LACKING: [&str; 7] = [
+    "Operation not permitted",
+    "Permission denied",
+    "Operation not supported",
+    "Protocol not supported",
+    "not supported by protocol",
+    "Unknown device type",
+    "Could not process rule: No such file or directory",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_system_lacks_excuses_a_run() {
+        for said in [
+            "/usr/sbin/ip: RTNETLINK answers: Operation not supported\nCommand failed -:1",
+            "/usr/sbin/ip: Error: Unknown device type.\nCommand failed -:1",
+            "/usr/sbin/nft: netlink: Error: cache initialization failed: Protocol not supported",
+            "/usr/sbin/nft: /dev/stdin:1:1-9: Error: Could not process rule: No such file or directory",
+        ] {
+            assert!(is_lacking(said), "{said}");
+        }
+        for said in [
+            "/usr/sbin/ip: RTNETLINK answers: File exists\nCommand failed -:3",
+            "/usr/sbin/ip: Cannot find device \"eth0\"\nCommand failed -:1",
+            "/usr/sbin/nft: /dev/stdin:3:5-9: Error: syntax error, unexpected string",
+        ] {
+            assert!(!is_lacking(said), "{said}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The judge: backends that say their name, clients that ask all instances at once, and the rule that answers must obey.
 
+pub mod anycast;
 pub mod ask;
 pub mod bench;
 pub mod chance;

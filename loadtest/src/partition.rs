@@ -130,7 +130,7 @@ impl Row {
 
 /// Plays all phases and judges. `say` gets a line for each.
 pub async fn perform(wire: Wire, plan: &Plan, say: &dyn Fn(String)) -> Result<Report> {
-    let farm = Farm::new()?;
+    let farm = Farm::new(None)?;
     let servers = plant(&farm).await?;
     let all = plan.instances + NEWCOMERS;
     let hosts = Arc::new(Hosts::new(wire, plan, Place::new()?, all, &servers).await?);

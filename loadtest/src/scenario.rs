@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::anycast::net::Net;
 use crate::chance::Chance;
 use crate::crowd::{self, Ground, Habits};
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they are played.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "first-contact",
         about: "fresh clients open two connections to every instance at the same moment; nothing else happens",
@@ -109,6 +110,15 @@ pub const SCENARIOS: [Scenario; 8] = [
         fresh_percent: 20,
         first_connections: 1,
         lost_permille: 8,
+        victim_weight: 10,
+        recovery_goal: None,
+    },
+    Scenario {
+        name: "router-path",
+        about: "the router changes by what it spreads clients over the instances, back and forth (on a farm only)",
+        fresh_percent: 30,
+        first_connections: 2,
+        lost_permille: 5,
         victim_weight: 10,
         recovery_goal: None,
     },
@@ -212,19 +222,21 @@ pub struct Beat {
     pub notes: Vec<String>,
 }
 
-/// Plays one scenario from a fresh fleet to the verdict. `live` is told of every second.
+/// Plays one scenario from a fresh fleet to the verdict, on the farm with these networks if there is one. `live` is told of
+/// every second.
 pub async fn perform(
     scenario: Scenario,
     plan: &Plan,
     maker: &dyn Maker,
+    net: Option<&Arc<Net>>,
     live: &(dyn Fn(&Beat) + Sync),
 ) -> Result<Outcome> {
     let mut chance = Chance::new(plan.seed);
-    let site = Arc::new(Site::new()?);
-    let farm = Arc::new(Farm::new()?);
+    let site = Arc::new(net.map_or_else(Site::new, |net| Site::at(Arc::clone(net)))?);
+    let farm = Arc::new(Farm::new(net.cloned())?);
     let servers = plant(&farm, &site, Some(scenario.victim_weight)).await?;
     let fleet = maker.make(site.clone(), plan.instances, &servers).await?;
-    let ground = Ground::new(fleet.clone(), farm, Clock::start(), plan.seed);
+    let ground = Ground::new(fleet.clone(), farm, site.first_client(), Clock::start(), plan.seed);
     let stage = Stage::new(ground, site.clone(), &servers);
     let played = play(scenario, plan, &stage, &mut chance, live).await;
     fleet.stop().await;

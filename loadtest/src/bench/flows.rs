@@ -74,7 +74,7 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
     let shares = Shares::find()?;
     let machine = Machine::look(&shares)?;
     let site = Site::new()?;
-    let farm = Farm::new()?;
+    let farm = Farm::new(None)?;
     let backend = farm.add("s1", site.backend(0)).await?;
     let servers = [Server { name: "s1".to_owned(), address: backend.address, weight: 100 }];
     watch("starting a fleet of three");

@@ -13,7 +13,7 @@ use crate::ask::{self, Door, Reply};
 use crate::error::{Error, Result};
 use crate::fleet::hosts::label_of;
 use crate::fleet::process::Process;
-use crate::fleet::rocinante::configuration;
+use crate::fleet::rocinante::{Layout, configuration};
 use crate::fleet::site::{METRICS_PORT, POOL_PORTS, REST_PORT, Site};
 use crate::fleet::{POOLS, Server};
 use crate::http;
@@ -86,7 +86,7 @@ impl Subject {
         let command = match product {
             Product::Direct => return Ok(Subject::direct(servers)),
             Product::Rocinante => {
-                write(site, CONFIG_FILE, &configuration(site, 1, servers, ""))?;
+                write(site, CONFIG_FILE, &configuration(&Layout::of(site, 1, servers, "")))?;
                 rocinante(binary, site, product.place())
             }
             Product::HaProxy => {
@@ -117,7 +117,7 @@ impl Subject {
         servers: &[Server],
         cores: &Cores,
     ) -> Result<Vec<Subject>> {
-        write(site, CONFIG_FILE, &configuration(site, size, servers, ""))?;
+        write(site, CONFIG_FILE, &configuration(&Layout::of(site, size, servers, "")))?;
         let mut fleet = Vec::new();
         for id in (0..size).map(InstanceId) {
             let mut subject = Subject::spawn(Product::Rocinante, id, rocinante(binary, site, id), site, cores)?;
@@ -174,7 +174,7 @@ impl Subject {
                 for entrance in self.entrances(door) {
                     // An error is the system's, out of sockets or addresses, and may pass within the deadline as well.
                     let reply = ask::ask(source, entrance, door, ASK_DEADLINE).await;
-                    serves &= matches!(reply, Ok(Reply::Name(_)));
+                    serves &= matches!(reply, Ok(Reply::Name(..)));
                 }
             }
             if serves {

@@ -15,7 +15,7 @@ use super::FarmArguments;
 pub async fn run(arguments: FarmArguments) -> Result<ExitCode> {
     let named = u16::try_from(arguments.names.len()).map_err(|_| Error::Usage("too many names".to_owned()))?;
     let count = arguments.count.unwrap_or(if named == 0 { DEFAULT_COUNT } else { named });
-    let farm = Arc::new(Farm::new()?);
+    let farm = Arc::new(Farm::new(None)?);
     for index in 0..count {
         let name =
             arguments.names.get(usize::from(index)).cloned().unwrap_or_else(|| format!("s{}", index.saturating_add(1)));

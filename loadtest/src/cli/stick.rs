@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use loadtest::anycast::net::Net;
 use loadtest::chance::Chance;
 use loadtest::demo;
 use loadtest::error::{Error, Result};
@@ -29,9 +30,10 @@ pub enum Who {
 }
 
 /// Plays the scenarios that were asked for.
-pub async fn run(arguments: StickArguments, who: Who) -> Result<ExitCode> {
-    let scenarios = chosen(&arguments.scenario)?;
+pub async fn run(arguments: StickArguments, who: Who, net: Option<Arc<Net>>) -> Result<ExitCode> {
+    let scenarios = chosen(&arguments.scenario, net.is_some())?;
     let products = products(&arguments, who)?;
+    let seconds = arguments.seconds.unwrap_or(if net.is_some() { SECONDS_ON_A_FARM } else { SECONDS });
     let seed = arguments.seed.unwrap_or_else(Chance::fresh_seed);
     let say = |line: String| {
         if !arguments.json {
@@ -49,7 +51,7 @@ pub async fn run(arguments: StickArguments, who: Who) -> Result<ExitCode> {
                 instances: arguments.instances,
                 clients: arguments.clients,
                 visits_per_second: arguments.rate,
-                seconds: arguments.seconds,
+                seconds,
                 seed,
                 keep: keep(&arguments, product),
             };
@@ -60,7 +62,7 @@ pub async fn run(arguments: StickArguments, who: Who) -> Result<ExitCode> {
             ));
             say(report::beat_head());
             let live = |beat: &Beat| say(report::beat_line(beat));
-            let outcome = scenario::perform(scenario, &plan, product, &live).await?;
+            let outcome = scenario::perform(scenario, &plan, product, net.as_ref(), &live).await?;
             for line in report::remarks(&outcome) {
                 say(line);
             }
@@ -102,9 +104,9 @@ fn keep(arguments: &StickArguments, product: &Product) -> Keep {
     }
 }
 
-fn chosen(names: &str) -> Result<Vec<Scenario>> {
+fn chosen(names: &str, farm: bool) -> Result<Vec<Scenario>> {
     if names == "all" {
-        return Ok(SCENARIOS.to_vec());
+        return Ok(SCENARIOS.into_iter().filter(|scenario| farm || scenario.name != "router-path").collect());
     }
     let known = || SCENARIOS.map(|scenario| scenario.name).join(", ");
     names
@@ -180,3 +182,6 @@ impl Maker for Product {
 }
 
 const OURS: &str = "rocinante";
+const SECONDS: u64 = 20;
+/// All scenarios, with the fleet of each started anew, are to take less than four minutes.
+const SECONDS_ON_A_FARM: u64 = 8;

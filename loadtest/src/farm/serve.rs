@@ -103,7 +103,7 @@ async fn http(input: &mut Input<'_>, source: IpAddr, name: &str) -> io::Result<(
                 break end + 4;
             }
             if input.bytes.len() > HEAD_BYTES_MAX {
-                return respond(input, 431, name, b"", Connection::Close).await;
+                return respond(input, 431, (name, source), b"", Connection::Close).await;
             }
             if !input.more().await? {
                 return Ok(());
@@ -111,7 +111,7 @@ async fn http(input: &mut Input<'_>, source: IpAddr, name: &str) -> io::Result<(
         };
         let head: Vec<u8> = input.bytes.drain(..head_end).collect();
         let Some(request) = Request::parse(&head) else {
-            return respond(input, 400, name, b"", Connection::Close).await;
+            return respond(input, 400, (name, source), b"", Connection::Close).await;
         };
         if request.path == "/ws" {
             return match request.websocket_key {
@@ -119,11 +119,11 @@ async fn http(input: &mut Input<'_>, source: IpAddr, name: &str) -> io::Result<(
                     input.stream.write_all(websocket::accept_head(&key, name).as_bytes()).await?;
                     websocket::echo(input.stream, std::mem::take(&mut input.bytes)).await
                 }
-                None => respond(input, 426, name, b"", Connection::Close).await,
+                None => respond(input, 426, (name, source), b"", Connection::Close).await,
             };
         }
         let Some(body) = input.body(&request).await? else {
-            return respond(input, 413, name, b"", Connection::Close).await;
+            return respond(input, 413, (name, source), b"", Connection::Close).await;
         };
         let answer: Vec<u8> = match request.path.as_str() {
             "/echo" => body,
@@ -133,7 +133,7 @@ async fn http(input: &mut Input<'_>, source: IpAddr, name: &str) -> io::Result<(
             _ => name.as_bytes().to_vec(),
         };
         let answer = if request.method == "HEAD" { Vec::new() } else { answer };
-        respond(input, 200, name, &answer, request.connection).await?;
+        respond(input, 200, (name, source), &answer, request.connection).await?;
         if request.connection == Connection::Close {
             return input.stream.shutdown().await;
         }
@@ -143,13 +143,13 @@ async fn http(input: &mut Input<'_>, source: IpAddr, name: &str) -> io::Result<(
 async fn respond(
     input: &mut Input<'_>,
     status: u16,
-    name: &str,
+    (name, source): (&str, IpAddr),
     body: &[u8],
     connection: Connection,
 ) -> io::Result<()> {
     let close = if connection == Connection::Close { "connection: close\r\n" } else { "" };
     let head = format!(
-        "HTTP/1.1 {status} {}\r\nx-backend: {name}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n{close}\r\n",
+        "HTTP/1.1 {status} {}\r\nx-backend: {name}\r\nx-from: {source}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n{close}\r\n",
         if status == 200 { "OK" } else { "No" },
         body.len()
     );

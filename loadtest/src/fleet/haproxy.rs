@@ -14,12 +14,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::hosts::{Hosts, label_of};
-use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, POOL_PORTS, REST_PORT, Site};
+use super::site::{GRPC_PORT, POOL_PORTS, REST_PORT, Site};
 use super::{Change, Fleet, POOLS, Server};
+use crate::anycast::plan::VIP;
 use crate::ask::Door;
 use crate::error::{Error, Result};
+use crate::farm::{Backend, Cut};
 use crate::judge::InstanceId;
-use crate::relay::Way;
 
 /// The fleet: one process per instance, a relay before the peers port of each.
 #[derive(Debug)]
@@ -112,8 +113,12 @@ impl Fleet for HaProxy {
         self.hosts.entrance(instance, pool)
     }
 
-    fn source(&self, instance: InstanceId) -> IpAddr {
-        self.hosts.site.instance(instance)
+    fn is_anycast(&self) -> bool {
+        self.hosts.site.net().is_some()
+    }
+
+    fn instance_at(&self, source: IpAddr) -> Option<InstanceId> {
+        self.hosts.ids().find(|id| self.hosts.site.instance(*id) == source)
     }
 
     async fn start(&self, instance: InstanceId) -> Result<()> {
@@ -131,11 +136,18 @@ impl Fleet for HaProxy {
         self.command(instance, "show info").await.is_ok_and(|said| said.contains("Uptime"))
     }
 
+    async fn is_announced(&self, instance: InstanceId) -> bool {
+        // Somebody else has to announce it once it is up.
+        self.hosts.announce(instance, true).await.is_ok() && self.hosts.is_announced(instance).await
+    }
+
     async fn kill(&self, instance: InstanceId) -> Result<()> {
+        self.hosts.announce(instance, false).await?;
         self.hosts.kill(instance).await
     }
 
     async fn terminate(&self, instance: InstanceId) -> Result<()> {
+        self.hosts.announce(instance, false).await?;
         let Some(mut process) = self.hosts.take(instance).await? else { return Ok(()) };
         process.signal(Signal::USR1)?;
         if process.wait(TERMINATE_DEADLINE).await.is_none() {
@@ -145,6 +157,7 @@ impl Fleet for HaProxy {
     }
 
     async fn pause(&self, instance: InstanceId) -> Result<()> {
+        self.hosts.announce(instance, false).await?;
         self.hosts.signal(instance, Signal::STOP).await
     }
 
@@ -158,13 +171,15 @@ impl Fleet for HaProxy {
     }
 
     async fn isolate(&self, instance: InstanceId) -> Result<()> {
-        self.hosts.set_ways(instance, Way::Stalled);
-        Ok(())
+        self.hosts.isolate(instance, true).await
     }
 
     async fn rejoin(&self, instance: InstanceId) -> Result<()> {
-        self.hosts.set_ways(instance, Way::Open);
-        Ok(())
+        self.hosts.isolate(instance, false).await
+    }
+
+    async fn skew(&self, instance: InstanceId, backend: &Backend, cut: Option<Cut>) -> Result<()> {
+        self.hosts.skew(instance, backend, cut).await
     }
 
     /// Nobody passes a change on, so every instance has to be told.
@@ -190,11 +205,11 @@ impl Fleet for HaProxy {
 }
 
 fn configuration(site: &Site, instance: InstanceId, size: u8, servers: &[Server]) -> String {
-    let address = site.instance(instance);
+    let (address, peers_port) = (site.instance(instance), site.peers_port());
     let mut text = format!(
         "global\n  maxconn 6000\n  hard-stop-after 5s\n  stats socket ipv4@{address}:{REST_PORT} level admin\n\n\
          defaults\n  timeout connect 1s\n  timeout client 30s\n  timeout server 30s\n  timeout check 500ms\n  retries 3\n  \
-         option redispatch\n  option splice-auto\n\npeers fleet\n  bind {address}:{GRPC_BEHIND_RELAY_PORT}\n  default-server source {address}\n"
+         option redispatch\n  option splice-auto\n\npeers fleet\n  bind {address}:{peers_port}\n  default-server source {address}\n"
     );
     for id in (0..size).map(InstanceId) {
         // The local peer has its address in the bind line.
@@ -203,12 +218,13 @@ fn configuration(site: &Site, instance: InstanceId, size: u8, servers: &[Server]
     }
     for (pool, port) in POOLS.iter().zip(POOL_PORTS) {
         let name = pool.name;
+        let entrance = if site.net().is_some() { IpAddr::V4(VIP) } else { address };
         let (mode, health) = match pool.door {
             Door::Tcp => ("tcp", ""),
             Door::Http => ("http", "  option httpchk GET /healthz\n"),
         };
         text += &format!(
-            "\nfrontend {name}\n  mode {mode}\n  bind {address}:{port}\n  default_backend {name}\n\nbackend {name}\n  \
+            "\nfrontend {name}\n  mode {mode}\n  bind {entrance}:{port}\n  default_backend {name}\n\nbackend {name}\n  \
              mode {mode}\n{health}  balance source\n  hash-type consistent\n  stick-table type ip size 1m expire 30m peers \
              fleet\n  stick on src\n  default-server source {address} check {CHECK}\n"
         );

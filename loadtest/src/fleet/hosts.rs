@@ -1,6 +1,7 @@
-//! The processes of a fleet, one per instance, with a relay before the peers' port of each.
+//! The processes of a fleet, one per instance, and the ways between them: through relays on loopback, by the farm's networks
+//! otherwise.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -8,8 +9,10 @@ use rustix::process::Signal;
 use tokio::sync::Mutex;
 
 use super::process::Process;
-use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, POOL_PORTS, Site};
+use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, Site};
+use crate::anycast::plan::Cuts;
 use crate::error::{Error, Result};
+use crate::farm::{Backend, Cut};
 use crate::judge::InstanceId;
 use crate::relay::{Relays, Way};
 
@@ -18,7 +21,8 @@ use crate::relay::{Relays, Way};
 pub struct Hosts {
     pub site: Arc<Site>,
     slots: Vec<Mutex<Option<Process>>>,
-    relays: Relays,
+    /// None on a farm, whose networks are cut instead.
+    relays: Option<Relays>,
 }
 
 impl Hosts {
@@ -28,7 +32,7 @@ impl Hosts {
             .map(|id| site.instance(InstanceId(id)))
             .map(|address| ((address, GRPC_PORT).into(), (address, GRPC_BEHIND_RELAY_PORT).into()))
             .collect();
-        let relays = Relays::start(&pairs).await?;
+        let relays = if site.net().is_none() { Some(Relays::start(&pairs).await?) } else { None };
         Ok(Hosts { site, slots: (0..size).map(|_| Mutex::new(None)).collect(), relays })
     }
 
@@ -46,7 +50,7 @@ impl Hosts {
 
     /// Where clients of a pool find an instance.
     pub fn entrance(&self, instance: InstanceId, pool: usize) -> SocketAddr {
-        (self.site.instance(instance), POOL_PORTS.get(pool).copied().unwrap_or_default()).into()
+        self.site.entrance(instance, pool)
     }
 
     /// Starts an instance in the site's directory; what it says goes to its log there.
@@ -54,6 +58,7 @@ impl Hosts {
         let mut slot = self.slot(instance)?.lock().await;
         let log = self.site.directory().join(format!("{}.log", label_of(instance)));
         command.current_dir(self.site.directory());
+        self.site.house(instance, &mut command)?;
         *slot = Some(Process::start(command, &log)?);
         Ok(())
     }
@@ -83,10 +88,50 @@ impl Hosts {
         }
     }
 
-    /// What passes between this instance and the others.
-    pub fn set_ways(&self, instance: InstanceId, way: Way) {
-        for other in self.ids().filter(|other| *other != instance) {
-            self.relays.set_between(self.site.instance(instance), self.site.instance(other), way);
+    /// Cuts an instance off from all others, both ways, or ends that.
+    pub async fn isolate(&self, instance: InstanceId, isolated: bool) -> Result<()> {
+        if let Some(relays) = &self.relays {
+            let way = if isolated { Way::Stalled } else { Way::Open };
+            for other in self.ids().filter(|other| *other != instance) {
+                relays.set_between(self.site.instance(instance), self.site.instance(other), way);
+            }
+        }
+        match self.site.net() {
+            Some(net) => {
+                let peers = net.peers(instance).filter(|_| isolated).collect();
+                net.cut(instance, |cuts: &mut Cuts| cuts.peers = peers).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the router of a farm has a path to an instance; true where there is none.
+    pub async fn is_announced(&self, instance: InstanceId) -> bool {
+        match self.site.net() {
+            Some(net) => net.paths().await.is_ok_and(|paths| paths.contains(&instance)),
+            None => true,
+        }
+    }
+
+    /// Announces the VIP for an instance whose product does not do so by itself, or withdraws it; nothing but on a farm.
+    pub async fn announce(&self, instance: InstanceId, wanted: bool) -> Result<()> {
+        match self.site.net() {
+            Some(net) => net.announce(instance, wanted).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Cuts an instance off from a backend, or ends that.
+    pub async fn skew(&self, instance: InstanceId, backend: &Backend, cut: Option<Cut>) -> Result<()> {
+        match (self.site.net(), backend.address.ip(), cut) {
+            (Some(net), IpAddr::V4(address), Some(Cut::Drop)) => {
+                net.cut(instance, |cuts| cuts.servers.extend([address])).await
+            }
+            (Some(net), IpAddr::V4(address), None) => {
+                net.cut(instance, |cuts| cuts.servers.retain(|other| *other != address)).await
+            }
+            (_, _, Some(cut)) => backend.cut(self.site.instance(instance), cut).await,
+            (_, _, None) => backend.heal().await,
         }
     }
 
@@ -101,5 +146,8 @@ impl Hosts {
 
 /// Instances are named a, b, c and so on.
 pub fn label_of(instance: InstanceId) -> String {
+    if instance == InstanceId::ANY {
+        return "the VIP".to_owned();
+    }
     char::from(b'a'.saturating_add(instance.0)).to_string()
 }

@@ -10,14 +10,15 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 
 use super::hosts::{Hosts, label_of};
-use super::site::{GRPC_BEHIND_RELAY_PORT, GRPC_PORT, METRICS_PORT, POOL_PORTS, REST_PORT, Site};
+use super::site::{GRPC_PORT, METRICS_PORT, POOL_PORTS, REST_PORT, Site};
 use super::{Change, Fleet, POOLS, Server};
 use super::{pki, process};
+use crate::anycast::plan::VIP;
 use crate::ask::Door;
 use crate::error::{Error, Result};
+use crate::farm::{Backend, Cut};
 use crate::http;
 use crate::judge::InstanceId;
-use crate::relay::Way;
 
 /// The fleet: one process per instance, a relay before each.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Rocinante {
         let config = site.directory().join(CONFIG_FILE);
         let labels: Vec<String> = (0..size).map(|id| label_of(InstanceId(id))).collect();
         let tls = if tls { pki::issue(&binary, site.directory(), NAME, &labels).await? } else { "" };
-        std::fs::write(&config, configuration(&site, size, servers, tls))
+        std::fs::write(&config, configuration(&Layout::of(&site, size, servers, tls)))
             .map_err(Error::io(format!("writing {}", config.display())))?;
         Ok(Rocinante { binary, hosts: Hosts::new(site, size).await? })
     }
@@ -61,15 +62,19 @@ impl Fleet for Rocinante {
         self.hosts.entrance(instance, pool)
     }
 
-    fn source(&self, instance: InstanceId) -> IpAddr {
-        self.hosts.site.instance(instance)
+    fn is_anycast(&self) -> bool {
+        self.hosts.site.net().is_some()
+    }
+
+    fn instance_at(&self, source: IpAddr) -> Option<InstanceId> {
+        self.hosts.ids().find(|id| self.hosts.site.instance(*id) == source)
     }
 
     async fn start(&self, instance: InstanceId) -> Result<()> {
         let mut command = Command::new(&self.binary);
-        command
-            .args(["run", "--config", CONFIG_FILE, "--instance", &label_of(instance), "--grpc-listen"])
-            .arg(SocketAddr::from((self.hosts.site.instance(instance), GRPC_BEHIND_RELAY_PORT)).to_string());
+        let listen = SocketAddr::from((self.hosts.site.instance(instance), self.hosts.site.peers_port()));
+        command.args(["run", "--config", CONFIG_FILE, "--instance", &label_of(instance)]);
+        command.args(["--grpc-listen", &listen.to_string()]);
         self.hosts.start(instance, command).await
     }
 
@@ -80,6 +85,10 @@ impl Fleet for Rocinante {
     async fn is_ready(&self, instance: InstanceId) -> bool {
         let answer = http::get(self.rest(instance), "/readyz", REST_DEADLINE).await;
         answer.is_ok_and(|response| response.status == 200)
+    }
+
+    async fn is_announced(&self, instance: InstanceId) -> bool {
+        self.hosts.is_announced(instance).await
     }
 
     async fn kill(&self, instance: InstanceId) -> Result<()> {
@@ -116,13 +125,15 @@ impl Fleet for Rocinante {
     }
 
     async fn isolate(&self, instance: InstanceId) -> Result<()> {
-        self.hosts.set_ways(instance, Way::Stalled);
-        Ok(())
+        self.hosts.isolate(instance, true).await
     }
 
     async fn rejoin(&self, instance: InstanceId) -> Result<()> {
-        self.hosts.set_ways(instance, Way::Open);
-        Ok(())
+        self.hosts.isolate(instance, false).await
+    }
+
+    async fn skew(&self, instance: InstanceId, backend: &Backend, cut: Option<Cut>) -> Result<()> {
+        self.hosts.skew(instance, backend, cut).await
     }
 
     async fn change(&self, pool: usize, change: &Change, via: &[InstanceId]) -> Result<()> {
@@ -163,29 +174,56 @@ impl Fleet for Rocinante {
     }
 }
 
+/// What a fleet's configuration says that differs from place to place.
+#[derive(Debug)]
+pub struct Layout<'a> {
+    /// The fleet's name.
+    pub name: &'a str,
+    /// Where the instances are.
+    pub instances: Vec<IpAddr>,
+    /// The VIP of all pools and the section that says how it is announced; without it every instance listens on its own address.
+    pub vip: Option<(IpAddr, String)>,
+    /// The servers of every pool.
+    pub servers: &'a [Server],
+    /// The section about certificates, if there are any.
+    pub tls: &'a str,
+}
+
+impl<'a> Layout<'a> {
+    /// That of a fleet of this size at a site.
+    pub fn of(site: &Site, size: u8, servers: &'a [Server], tls: &'a str) -> Layout<'a> {
+        let instances = (0..size).map(|id| site.instance(InstanceId(id))).collect();
+        let vip = site.net().map(|net| (IpAddr::V4(VIP), net.vip_section()));
+        Layout { name: NAME, instances, vip, servers, tls }
+    }
+}
+
 /// The pool.toml of the fleet: only keys that the documentation names.
-pub(crate) fn configuration(site: &Site, size: u8, servers: &[Server], tls: &str) -> String {
-    let mut text = format!("[fleet]\nname = \"{NAME}\"\ndata_dir = \"data\"\n{tls}");
-    for id in (0..size).map(InstanceId) {
+#[must_use]
+pub fn configuration(layout: &Layout) -> String {
+    let mut text = format!("[fleet]\nname = \"{}\"\ndata_dir = \"data\"\n{}", layout.name, layout.tls);
+    for (id, address) in (0..).map(InstanceId).zip(&layout.instances) {
         text += &format!(
-            "\n[[fleet.instance]]\nlabel = \"{}\"\naddress = \"{}\"\ngrpc = {GRPC_PORT}\nrest = {REST_PORT}\n\
+            "\n[[fleet.instance]]\nlabel = \"{}\"\naddress = \"{address}\"\ngrpc = {GRPC_PORT}\nrest = {REST_PORT}\n\
              metrics = {METRICS_PORT}\n",
-            label_of(id),
-            site.instance(id)
+            label_of(id)
         );
     }
+    text += layout.vip.as_ref().map_or("", |(_, section)| section);
     for (pool, port) in POOLS.iter().zip(POOL_PORTS) {
+        let bind =
+            layout.vip.as_ref().map_or_else(|| format!(":{port}"), |(vip, _)| SocketAddr::new(*vip, port).to_string());
         let (protocol, health) = match pool.door {
             Door::Tcp => ("tcp", "type = \"tcp\""),
             Door::Http => ("http", "type = \"http\"\npath = \"/healthz\""),
         };
         text += &format!(
-            "\n[[pool]]\nname = \"{}\"\nbind = \":{port}\"\nprotocol = \"{protocol}\"\nbalance = \"source-hash\"\n\
+            "\n[[pool]]\nname = \"{}\"\nbind = \"{bind}\"\nprotocol = \"{protocol}\"\nbalance = \"source-hash\"\n\
              commit = \"first-contact\"\npin_ttl = \"30m\"\n\n[pool.health]\n{health}\ninterval = \"500ms\"\n\
              timeout = \"500ms\"\nrise = 2\nfall = 2\n",
             pool.name
         );
-        for server in servers {
+        for server in layout.servers {
             text += &format!(
                 "\n[[pool.server]]\nname = \"{}\"\naddress = \"{}\"\nport = {}\nweight = {}\n",
                 server.name,

@@ -83,7 +83,7 @@ async fn come(
             let reply = ask(source, entrance(at), Door::Tcp, DEADLINE).await;
             (choices.asked, asked) = (choices.asked + 1, Some(at));
             match reply.map_err(Error::io(format!("asking {} from {source}", label(at))))? {
-                Reply::Name(name) => match &given {
+                Reply::Name(name, _) => match &given {
                     Some((first, other)) => {
                         choices.compared += 1;
                         if *other != name {

@@ -9,15 +9,14 @@
 //! The namespaces have no names and hang on descriptors of this process: when it ends, in whatever way, the kernel removes
 //! them with all interfaces and rules. The machine's own network is not touched.
 
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::fleet::process;
-use crate::lab::{self, Namespace};
+use crate::lab::{self, Namespace, feed, is_lacking};
 
 /// The network. Hosts of instances have the numbers from 0.
 #[derive(Debug)]
@@ -129,31 +128,6 @@ pub fn visitor(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, high, low)
 }
 
-/// Whether the kernel or the system says that it has no bridges, no pairs of interfaces or no nft, or not for this user. All
-/// else that `ip` and `nft` may say at the first set-up is a failure.
-fn is_lacking(said: &str) -> bool {
-    LACKING.iter().any(|words| said.contains(words))
-}
-
-/// Runs a program in a namespace with this input.
-fn feed(place: &Namespace, program: &Path, arguments: &[&str], input: &str) -> Result<()> {
-    let failed = || Error::io(format!("running {}", program.display()));
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    place.house(&mut command);
-    let mut child = command.spawn().map_err(failed())?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(failed())?;
-    }
-    let output = child.wait_with_output().map_err(failed())?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            Err(Error::Fleet(format!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim())))
-        }
-    }
-}
-
 /// Where clients, servers and judge are.
 pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
@@ -168,38 +142,4 @@ const RULES: &str = "table bridge wire {
     }
 }
 ";
-/// What `ip` and `nft` say of a kernel without bridges, veth, nft or its family of bridges, and of a user who may not.
-const LACKING: [&str; 7] = [
-    "Operation not permitted",
-    "Permission denied",
-    "Operation not supported",
-    "Protocol not supported",
-    "not supported by protocol",
-    "Unknown device type",
-    "Could not process rule: No such file or directory",
-];
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_system_lacks_excuses_a_run() {
-        for said in [
-            "/usr/sbin/ip: RTNETLINK answers: Operation not supported\nCommand failed -:1",
-            "/usr/sbin/ip: Error: Unknown device type.\nCommand failed -:1",
-            "/usr/sbin/nft: netlink: Error: cache initialization failed: Protocol not supported",
-            "/usr/sbin/nft: /dev/stdin:1:1-9: Error: Could not process rule: No such file or directory",
-        ] {
-            assert!(is_lacking(said), "{said}");
-        }
-        for said in [
-            "/usr/sbin/ip: RTNETLINK answers: File exists\nCommand failed -:3",
-            "/usr/sbin/ip: Cannot find device \"eth0\"\nCommand failed -:1",
-            "/usr/sbin/nft: /dev/stdin:3:5-9: Error: syntax error, unexpected string",
-        ] {
-            assert!(!is_lacking(said), "{said}");
-        }
-    }
-}

@@ -251,9 +251,14 @@ impl Stage {
     /// Cuts one instance off from a backend, or ends that.
     pub async fn skew(&self, server: &str, instance: InstanceId, cut: Option<Cut>) -> Result<()> {
         let (backend, _) = self.member(server)?;
-        match cut {
-            Some(cut) => backend.cut(self.ground.fleet.source(instance), cut).await,
-            None => backend.heal().await,
+        self.ground.fleet.skew(instance, &backend, cut).await
+    }
+
+    /// Has the router of a farm choose other instances for the same connections.
+    pub fn change_paths(&self, round: u32) -> Result<()> {
+        match self.site.net() {
+            Some(net) => net.change_paths(round),
+            None => Err(Error::NotApplicable("there is no router before the instances".to_owned())),
         }
     }
 
@@ -378,13 +383,16 @@ impl Stage {
     async fn wait_ready(&self, instance: InstanceId) -> Result<()> {
         let fleet = &self.ground.fleet;
         let begun = Instant::now();
-        while !fleet.is_ready(instance).await {
+        while !(fleet.is_ready(instance).await && fleet.is_announced(instance).await) {
             if let Some(how) = fleet.obituary(instance).await {
                 return Err(Error::Fleet(format!("{} ended by itself: {how}", self.label(instance))));
             }
             if begun.elapsed() > READY_DEADLINE {
                 let limit = READY_DEADLINE.as_secs();
-                return Err(Error::Fleet(format!("{} did not get ready within {limit} s", self.label(instance))));
+                return Err(Error::Fleet(format!(
+                    "{} was not ready, and announced where that is to be, within {limit} s",
+                    self.label(instance)
+                )));
             }
             tokio::time::sleep(POLL).await;
         }

@@ -22,6 +22,7 @@ pub async fn tell(scenario: Scenario, plan: &Plan, stage: &Stage) -> Result<()> 
         "restart-all" => restart_all(stage, length / 4).await,
         "pause" => pause(stage, length).await,
         "partition" => partition(stage).await,
+        "router-path" => router_path(stage, length / 8).await,
         other => Err(Error::Usage(format!("no story for {other}"))),
     }
 }
@@ -181,11 +182,25 @@ async fn partition(stage: &Stage) -> Result<()> {
         if stage.ground.fleet.knows_isolation() && stage.ground.fleet.is_ready(instance).await {
             stage.fail(format!("{label} was cut off for {} s and still said ready", ISOLATION_SHOWS.as_secs()));
         }
+        let announced = stage.ground.fleet.knows_isolation() && stage.ground.fleet.is_anycast();
+        if announced && stage.ground.fleet.is_announced(instance).await {
+            stage.fail(format!("{label} was cut off for {} s and still announced the VIP", ISOLATION_SHOWS.as_secs()));
+        }
         stage.note(format!("{label} is reconnected"));
         stage.ground.fleet.rejoin(instance).await?;
         stage.back_in_service(instance).await?;
         stage.end(event);
         stage.calm(BREATH * 4).await;
+    }
+    Ok(())
+}
+
+async fn router_path(stage: &Stage, gap: Duration) -> Result<()> {
+    for round in 1..=4 {
+        let event = stage.begin("the router spreads clients otherwise");
+        stage.change_paths(round)?;
+        stage.end(event);
+        stage.calm(gap.max(BREATH) * 2).await;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ async fn say(stream: &mut TcpStream, words: &[u8], expected: &[u8]) {
 
 #[tokio::test]
 async fn one_port_speaks_lines_raw_bytes_and_http() {
-    let farm = Farm::new().unwrap();
+    let farm = Farm::new(None).unwrap();
     let at = farm.add("s1", ANY_PORT).await.unwrap().address;
     let mut lines = TcpStream::connect(at).await.unwrap();
     say(&mut lines, b"who\n", b"s1\n").await;
@@ -50,7 +50,7 @@ async fn one_port_speaks_lines_raw_bytes_and_http() {
 
 #[tokio::test]
 async fn garbage_ends_one_connection_only() {
-    let farm = Farm::new().unwrap();
+    let farm = Farm::new(None).unwrap();
     let at = farm.add("s1", ANY_PORT).await.unwrap().address;
     for garbage in [
         b"GET \xff\xff\r\n\r\n".as_slice(),
@@ -70,7 +70,7 @@ async fn garbage_ends_one_connection_only() {
 
 #[tokio::test]
 async fn a_stopped_backend_refuses_and_closes_and_returns_at_its_address() {
-    let farm = Farm::new().unwrap();
+    let farm = Farm::new(None).unwrap();
     let backend = farm.add("s1", ANY_PORT).await.unwrap();
     let mut open = TcpStream::connect(backend.address).await.unwrap();
     say(&mut open, b"who\n", b"s1\n").await;
@@ -88,7 +88,7 @@ async fn a_stopped_backend_refuses_and_closes_and_returns_at_its_address() {
 async fn a_source_that_is_cut_off_meets_silence_or_a_reset_and_nobody_else_does() {
     let cut_off = Ipv4Addr::new(127, 0, 0, 9);
     let other = Ipv4Addr::new(127, 0, 0, 8);
-    let farm = Farm::new().unwrap();
+    let farm = Farm::new(None).unwrap();
     let backend = farm.add("s1", ANY_PORT).await.unwrap();
     let connect = async |source| http::connect_from(source, backend.address).await;
     let reach = async |source| tokio::time::timeout(DEADLINE, connect(source)).await.unwrap();
