@@ -12,6 +12,7 @@ pub mod raft;
 mod subject;
 mod table;
 mod traffic;
+pub mod vip;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};

@@ -225,6 +225,9 @@ enum BenchOf {
     /// Measure how many new flows sniffers can tell a fleet of three.
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArguments),
+    /// Measure what clients of a VIP notice when an instance leaves, is killed or stops.
+    #[command(after_help = VIP_EXAMPLES)]
+    Vip(VipArguments),
 }
 
 #[derive(Debug, Args)]
@@ -257,6 +260,25 @@ struct FlowsArguments {
     /// Events of a batch.
     #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2000))]
     events: u32,
+    /// Print JSON for scripts, and nothing else, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// The binary under test; by default the one beside this program, else the one in PATH.
+    #[arg(long, value_name = "PATH")]
+    bin: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct VipArguments {
+    /// Instances of the fleet.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9))]
+    instances: u8,
+    /// Connections that are open when an instance goes.
+    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=5000))]
+    connections: u16,
+    /// How often each way to go is measured.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]
     json: bool,
@@ -302,7 +324,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     raise_descriptor_limit();
     let own_network = match &arguments.command {
         Command::Stick(stick) | Command::Rivals(stick) => !stick.here && stick.farm.is_none(),
-        Command::Bench(_) => true,
+        Command::Bench(bench) => !matches!(bench.of, Some(BenchOf::Vip(_))),
         Command::Farm(_) | Command::Anycast(_) | Command::Demo(_) | Command::Partition(_) | Command::Flows(_) => false,
     };
     // Like the network of one's own, it is entered while there is one thread.
@@ -318,10 +340,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         };
     }
     let mut net = None;
-    if let Command::Stick(stick) | Command::Rivals(stick) = &arguments.command
-        && let Some(FarmKind::Netns) = stick.farm
-    {
-        net = match Net::lay(anycast::Plan { instances: stick.instances, servers: FARM_SERVERS })? {
+    if let Some(instances) = farm_of(&arguments.command) {
+        net = match Net::lay(anycast::Plan { instances, servers: FARM_SERVERS })? {
             net::Laid::Here(net) => Some(Arc::new(net)),
             net::Laid::Not(reason) => {
                 eprintln!("NOT RUN: a farm of network namespaces: {reason}");
@@ -355,7 +375,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
                 None => Err(Error::Usage("the network was not made".to_owned())),
             },
             Command::Flows(arguments) => flows::run(arguments).await,
-            Command::Bench(arguments) => bench::run(arguments).await,
+            Command::Bench(arguments) => bench::run(arguments, net).await,
             Command::Demo(arguments) => stick::demo(arguments).await,
         }
     };
@@ -371,6 +391,15 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     });
     runtime.shutdown_timeout(SHUTDOWN);
     outcome
+}
+
+/// How many instances a farm with a router is to have, where one is asked for.
+fn farm_of(command: &Command) -> Option<u8> {
+    match command {
+        Command::Stick(stick) | Command::Rivals(stick) => stick.farm.map(|FarmKind::Netns| stick.instances),
+        Command::Bench(BenchArguments { of: Some(BenchOf::Vip(vip)), .. }) => Some(vip.instances),
+        _ => None,
+    }
 }
 
 async fn interrupted() -> &'static str {
@@ -418,6 +447,15 @@ const FLOWS_EXAMPLES: &str = "\
 Examples:
   loadtest bench flows
   loadtest bench flows --sniffers 1 --events 100 --json";
+
+const VIP_EXAMPLES: &str = "\
+A router in a network namespace spreads one VIP over the instances by ECMP, as `loadtest stick --farm netns` has it. What the columns
+mean is in docs/performance.md.
+Exit status: 0 everything was measured and nobody came back to another server; 1 otherwise; 2 usage; 77 it cannot be run here.
+
+Examples:
+  loadtest bench vip
+  loadtest bench vip --rounds 10 --json";
 
 const FARM_EXAMPLES: &str = "\
 Each backend answers `who` with its name, `from` with the source address, `echo TEXT` with TEXT, `give N` with

@@ -51,11 +51,13 @@ pub struct Ground {
 impl Ground {
     /// A ground on which nothing happened yet.
     pub fn new(fleet: Arc<dyn Fleet>, farm: Arc<Farm>, first_client: Ipv4Addr, clock: Clock, seed: u64) -> Arc<Ground> {
+        let mut judge = Judge::default();
+        judge.timeline.instances = fleet.size();
         Arc::new(Ground {
             fleet,
             farm,
             clock,
-            judge: Mutex::new(Judge::default()),
+            judge: Mutex::new(judge),
             landings: Mutex::default(),
             next_client: AtomicU32::new(0),
             first_client,

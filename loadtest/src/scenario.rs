@@ -240,6 +240,10 @@ pub async fn perform(
     let stage = Stage::new(ground, site.clone(), &servers);
     let played = play(scenario, plan, &stage, &mut chance, live).await;
     fleet.stop().await;
+    // The next scenario has the same addresses.
+    for backend in stage.ground.farm.backends() {
+        backend.stop().await;
+    }
     let mut outcome = stage.outcome(scenario, plan);
     match played {
         Ok(()) => {}

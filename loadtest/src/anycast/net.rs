@@ -159,6 +159,11 @@ impl Net {
         self.host(host)?.inside(deed)
     }
 
+    /// Whether BGP carries the announcements.
+    pub fn has_bird(&self) -> bool {
+        self.tools.has_bird()
+    }
+
     /// The section `[vip]` of a fleet's configuration.
     pub fn vip_section(&self) -> String {
         self.tools.vip_section(self.place.directory())

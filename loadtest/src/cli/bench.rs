@@ -2,20 +2,23 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use loadtest::anycast::net::Net;
 use loadtest::bench::{self, Part, Plan};
 use loadtest::error::{Error, Result};
 use loadtest::fleet::process::in_path;
 use serde::Serialize;
 
 use super::stick::binary;
-use super::{BenchArguments, BenchOf, FlowsArguments};
+use super::{BenchArguments, BenchOf, FlowsArguments, VipArguments};
 
 /// Measures what was asked for.
-pub async fn run(arguments: BenchArguments) -> Result<ExitCode> {
+pub async fn run(arguments: BenchArguments, net: Option<Arc<Net>>) -> Result<ExitCode> {
     match arguments.of {
         Some(BenchOf::Raft(arguments)) => return super::raft::run(arguments).await,
         Some(BenchOf::Flows(arguments)) => return flows(arguments).await,
+        Some(BenchOf::Vip(arguments)) => return vip(arguments, net).await,
         None => {}
     }
     let plan = Plan {
@@ -47,6 +50,22 @@ async fn flows(arguments: FlowsArguments) -> Result<ExitCode> {
     print(&report, arguments.json, bench::flows::table)?;
     let equal = report.flows_in_tables.windows(2).all(|pair| pair.first() == pair.last());
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn vip(arguments: VipArguments, net: Option<Arc<Net>>) -> Result<ExitCode> {
+    let net = net.ok_or_else(|| Error::Usage("the farm was not made".to_owned()))?;
+    let plan = bench::vip::Plan {
+        rocinante: binary(arguments.bin.as_deref())?,
+        instances: arguments.instances,
+        connections: arguments.connections,
+        rounds: arguments.rounds,
+    };
+    let progress = Progress::new();
+    let report = bench::vip::run(&net, &plan, &|what| progress.show(what)).await?;
+    progress.end();
+    print(&report, arguments.json, bench::vip::table)?;
+    let moved = report.rows.iter().any(|(_, row)| row.moved > 0);
+    Ok(if moved { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The parts of a bench that are named; all where none is.

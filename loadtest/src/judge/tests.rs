@@ -157,3 +157,18 @@ fn refusing_everybody_inside_a_wide_event_is_no_agreement() {
     let verdict = judge_tally(&tally, Budget { lost_inside: 1000 }, 1);
     assert_eq!(verdict.reasons, ["only 98.00 % of the asks in service were answered"]);
 }
+
+#[test]
+fn behind_a_vip_an_ask_is_excused_while_the_network_may_still_lead_to_who_left_and_when_nobody_is_left() {
+    let second = |count: u64| Moment(count * 1_000_000);
+    let mut timeline = Timeline { instances: 2, ..Timeline::default() };
+    let outage = |timeline: &Timeline, at: Moment| timeline.outage(InstanceId::ANY, at, at);
+    timeline.instance_leaves(InstanceId(0), Outage::Down, second(10));
+    assert_eq!(outage(&timeline, second(9)), None);
+    assert_eq!(outage(&timeline, second(11)), Some(Outage::Down));
+    assert_eq!(outage(&timeline, second(12)), None, "the other one answers");
+    timeline.instance_leaves(InstanceId(1), Outage::Down, second(20));
+    assert_eq!(outage(&timeline, second(25)), Some(Outage::Down), "nobody is left");
+    timeline.instance_is_back(InstanceId(0), second(30));
+    assert_eq!(outage(&timeline, second(31)), None);
+}

@@ -31,7 +31,13 @@ pub struct Timeline {
     draining: HashMap<(u8, BackendId), Vec<Span>>,
     outages: HashMap<InstanceId, Vec<(Span, Outage)>>,
     events: Vec<Span>,
+    /// How many instances there are.
+    pub instances: usize,
 }
+
+/// So long a network may go on leading clients to an instance that is gone: the `hold` of a keeper, and the time in which the
+/// router hears of it.
+const WITHDRAWAL: Duration = Duration::from_millis(1500);
 
 impl Timeline {
     /// The backend is about to be killed or removed.
@@ -89,8 +95,12 @@ impl Timeline {
         }
     }
 
-    /// Why the instance may have been out of service at some moment of `start..=end`.
+    /// Why the instance may have been out of service at some moment of `start..=end`. Behind a VIP, where nobody knows which
+    /// instance it was: because one had left so lately that the network may still have led there, or because all had.
     pub fn outage(&self, instance: InstanceId, start: Moment, end: Moment) -> Option<Outage> {
+        if instance == InstanceId::ANY {
+            return self.outage_of_any(start, end);
+        }
         let outages = self.outages.get(&instance)?;
         let touched = |kind: Outage| outages.iter().any(|(span, outage)| *outage == kind && span.touches(start, end));
         if touched(Outage::Down) {
@@ -99,6 +109,19 @@ impl Timeline {
             Some(Outage::CutOff)
         } else {
             None
+        }
+    }
+
+    fn outage_of_any(&self, start: Moment, end: Moment) -> Option<Outage> {
+        let mut all = self.outages.values().flatten();
+        let lately = |(span, _): &&(Span, Outage)| span.from <= end && span.from.plus(WITHDRAWAL) >= start;
+        let down = |outages: &&Vec<(Span, Outage)>| outages.iter().any(|(span, _)| span.touches(start, end));
+        match all.find(lately) {
+            Some((_, outage)) => Some(*outage),
+            None if self.instances > 0 && self.outages.values().filter(down).count() == self.instances => {
+                Some(Outage::Down)
+            }
+            None => None,
         }
     }
 
