@@ -33,6 +33,8 @@ pub struct PoolSpec {
     pub max_connections: u32,
     /// Whether backends are told the client's address by a PROXY protocol v2 header (TCP pools).
     pub send_proxy: bool,
+    /// Whether backends see the client's own address as the source of its connections.
+    pub transparent: bool,
     /// How backends are checked.
     pub health: HealthSpec,
     /// The servers, in no meaningful order.

@@ -134,6 +134,9 @@ pub struct PoolSpec {
     pub health: ::core::option::Option<HealthSpec>,
     #[prost(message, repeated, tag = "15")]
     pub servers: ::prost::alloc::vec::Vec<ServerSpec>,
+    /// Servers see the client's own address.
+    #[prost(bool, tag = "16")]
+    pub transparent: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HealthSpec {

@@ -33,6 +33,7 @@ pub(crate) fn pool(name: &str, servers: u8) -> PoolSpec {
         idle_timeout_ms: 1000,
         max_connections: 10,
         send_proxy: false,
+        transparent: false,
         health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 2 },
         servers: (1..=servers).map(server).collect(),
     }

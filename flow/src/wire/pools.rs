@@ -83,6 +83,8 @@ pub struct PoolMessage {
     health: Option<HealthMessage>,
     #[prost(message, repeated, tag = "16")]
     servers: Vec<ServerMessage>,
+    #[prost(bool, tag = "17")]
+    transparent: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -205,6 +207,7 @@ impl From<&PoolSpec> for PoolMessage {
             idle_timeout_ms: spec.idle_timeout_ms,
             max_connections: spec.max_connections,
             send_proxy: spec.send_proxy,
+            transparent: spec.transparent,
             health: Some((&spec.health).into()),
             servers: spec.servers.iter().map(Into::into).collect(),
         }
@@ -236,6 +239,7 @@ impl TryFrom<PoolMessage> for PoolSpec {
             idle_timeout_ms: pool.idle_timeout_ms,
             max_connections: pool.max_connections,
             send_proxy: pool.send_proxy,
+            transparent: pool.transparent,
             health: pool.health.ok_or(WireError::Field("health"))?.try_into()?,
             servers: pool.servers.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })

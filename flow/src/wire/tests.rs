@@ -12,6 +12,7 @@ fn control_commands() -> Vec<ControlCommand> {
     http.bind = Bind::Vip("[2001:db8::1]:443".parse().unwrap());
     http.health.kind = HealthKind::Http { path: "/up".to_owned(), expect: vec![(200, 299), (404, 404)] };
     http.servers[0].address = "2001:db8::2".parse().unwrap();
+    http.transparent = true;
     vec![
         ControlCommand::Birth(birth()),
         ControlCommand::MemberAdd(address("c")),
@@ -82,6 +83,17 @@ fn every_command_comes_back_as_it_went() {
     for command in pin_commands() {
         assert_eq!(PinCommand::decode(&command.encode()), Ok(command));
     }
+}
+
+/// Entries and snapshots of versions before the key have no field 17.
+#[test]
+fn a_pool_from_before_transparent_mode_is_not_transparent() {
+    let web = pool("web", 1);
+    let before = PoolMessage::from(&web).encode_to_vec();
+    let with = PoolMessage::from(&PoolSpec { transparent: true, ..web.clone() }).encode_to_vec();
+    // The key adds exactly its tag and a one; without it the bytes are those of before.
+    assert_eq!(with, [before.as_slice(), &[0x88, 0x01, 0x01]].concat());
+    assert_eq!(PoolSpec::try_from(PoolMessage::decode(before.as_slice()).unwrap()), Ok(web));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     error::{Notes, Wrong},
     fleet, pool,
     raw::{Found, Section},
-    rules::{Listeners, check_pin_ttl},
+    rules::{Listeners, check_pin_ttl, check_transparent},
     tls::TlsConfig,
 };
 
@@ -203,6 +203,7 @@ pub(super) fn read<'d>(document: &'d Spanned<DeTable<'d>>, notes: &mut Notes<'_>
     let fleet = fleet::read(&mut top, notes);
     let pools = pool::read_all(&mut top, notes);
     check_ports(&fleet.instances, &pools, notes);
+    check_versions(&fleet.instances, &pools, notes);
     if let Some(lease) = &fleet.lease_ms {
         check_pin_ttls(*lease, &pools, notes);
     }
@@ -243,6 +244,23 @@ fn check_ports(instances: &[fleet::ReadInstance], pools: &[pool::ReadPool], note
                 "write the server's address and port",
             );
             notes.add(&address.span, address.path.clone(), wrong);
+        }
+    }
+}
+
+/// Clients and servers of a transparent pool are of one IP version.
+fn check_versions(instances: &[fleet::ReadInstance], pools: &[pool::ReadPool], notes: &mut Notes<'_>) {
+    for pool in pools.iter().filter(|pool| pool.transparent) {
+        let entrances: Vec<Host> = match pool.bind.as_ref().map(|bind| bind.value) {
+            Some(Bind::Vip(address)) => vec![Host::Ip(address.ip())],
+            Some(Bind::Own(_)) => instances.iter().filter_map(|instance| instance.host.clone()).collect(),
+            None => Vec::new(),
+        };
+        for address in pool.servers.iter().filter_map(|server| server.address.as_ref()) {
+            let checks = entrances.iter().map(|entrance| check_transparent(entrance, address.value.ip()));
+            if let Err(wrong) = checks.collect::<Result<(), _>>() {
+                notes.add(&address.span, address.path.clone(), wrong);
+            }
         }
     }
 }

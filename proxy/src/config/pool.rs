@@ -46,6 +46,7 @@ pub(super) struct ReadPool {
     pub spec: Option<PoolSpec>,
     pub bind: Option<Found<Bind>>,
     pub pin_ttl_ms: Option<Found<u64>>,
+    pub transparent: bool,
     pub servers: Vec<ReadServer>,
 }
 
@@ -91,6 +92,7 @@ fn read_pool(mut section: Section<'_>, names: &mut Seen, notes: &mut Notes<'_>) 
     {
         notes.add(span, path.clone(), wrong);
     }
+    let transparent = section.or("transparent", false, values::boolean, notes);
     let health = read_health(&mut section, notes);
     let servers = read_servers(&mut section, notes);
     section.finish(notes);
@@ -111,11 +113,12 @@ fn read_pool(mut section: Section<'_>, names: &mut Seen, notes: &mut Notes<'_>) 
             idle_timeout_ms: idle_timeout_ms?,
             max_connections: max_connections?,
             send_proxy: send_proxy?.value,
+            transparent: transparent?,
             health: health?,
             servers: server_specs?,
         })
     };
-    ReadPool { spec: spec(), bind, pin_ttl_ms, servers }
+    ReadPool { spec: spec(), bind, pin_ttl_ms, transparent: transparent == Some(true), servers }
 }
 
 /// Texts that must be unique, with the path and place of the first.

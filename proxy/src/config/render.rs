@@ -62,6 +62,7 @@ pub(super) fn settings(pool: &PoolSpec) -> Vec<(&'static str, Shown)> {
         ("idle_timeout", duration(pool.idle_timeout_ms)),
         ("max_connections", Shown::Bare(pool.max_connections.to_string())),
         ("send_proxy", Shown::Bare(pool.send_proxy.to_string())),
+        ("transparent", Shown::Bare(pool.transparent.to_string())),
     ]
 }
 

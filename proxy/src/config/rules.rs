@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 use flow::Protocol;
@@ -61,6 +61,23 @@ pub(crate) fn check_send_proxy(protocol: Protocol, send_proxy: bool) -> Result<(
         return Err(Wrong::new("only TCP pools send a PROXY header", "leave it out; HTTP servers get X-Forwarded-For"));
     }
     Ok(())
+}
+
+/// A server of a transparent pool sees its clients' own addresses, which have to be of its IP version. `entrance` is where
+/// clients come in; by `[::]` those of both versions do.
+pub(crate) fn check_transparent(entrance: &Host, server: IpAddr) -> Result<(), Wrong> {
+    let server = server.to_canonical();
+    match entrance {
+        Host::Ip(address) if address.is_ipv4() != server.is_ipv4() && *address != Ipv6Addr::UNSPECIFIED => {
+            Err(Wrong::new(
+                format!(
+                    "{server} cannot see clients that come in at {address} by their own addresses (transparent = true)"
+                ),
+                "write a server of the same IP version, or leave transparent out",
+            ))
+        }
+        Host::Ip(_) | Host::Name(_) => Ok(()),
+    }
 }
 
 /// A check ends before the next one begins.

@@ -79,7 +79,7 @@ fn defaults() {
     assert_eq!((pool.commit, pool.on_isolation), (Commit::FirstContact, OnIsolation::Refuse));
     assert_eq!((pool.pin_ttl_ms, pool.decide_timeout_ms, pool.retry_for_ms), (1_800_000, 1_000, 1_000));
     assert_eq!((pool.connect_timeout_ms, pool.idle_timeout_ms), (1_000, 600_000));
-    assert_eq!((pool.max_connections, pool.send_proxy), (100_000, false));
+    assert_eq!((pool.max_connections, pool.send_proxy, pool.transparent), (100_000, false, false));
     assert_eq!((&pool.health.kind, pool.health.interval_ms), (&HealthKind::Tcp, 1_000));
     assert_eq!((pool.health.timeout_ms, pool.health.rise, pool.health.fall), (500, 2, 2));
     assert_eq!((pool.servers[0].weight, pool.servers[0].state), (100, ServerState::Enabled));
@@ -119,7 +119,7 @@ fn every_key() {
     assert_eq!((pool.on_isolation, pool.pin_ttl_ms), (OnIsolation::Hash, 86_400_000));
     assert_eq!((pool.decide_timeout_ms, pool.retry_for_ms), (250, 2_000));
     assert_eq!((pool.connect_timeout_ms, pool.idle_timeout_ms), (300, 7_200_000));
-    assert_eq!((pool.max_connections, pool.send_proxy), (7, true));
+    assert_eq!((pool.max_connections, pool.send_proxy, pool.transparent), (7, true, true));
     assert_eq!((pool.health.interval_ms, pool.health.timeout_ms), (2_000, 2_000));
     assert_eq!((pool.health.rise, pool.health.fall), (1, 3));
     let expect = vec![(200, 299), (304, 304), (418, 418)];
@@ -190,6 +190,7 @@ connect_timeout = "300ms"
 idle_timeout = "2h"
 max_connections = 7
 send_proxy = true
+transparent = true
 [pool.health]
 type = "http"
 path = '/ok?a="b\'

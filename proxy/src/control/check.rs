@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use flow::{Bind, ControlTable, HealthKind, HealthSpec, MemberAddress, PoolSpec, Request, ServerSpec, SessionId};
+use flow::{
+    Bind, ControlTable, HealthKind, HealthSpec, MemberAddress, PoolId, PoolSpec, Request, ServerSpec, SessionId,
+};
 
 use super::{ControlError, Result};
 use crate::config::{
@@ -71,11 +73,18 @@ pub fn check_for_fleet(control: &ControlTable, pools: &[PoolSpec]) -> Result<()>
             listeners.add(host, port, what());
         }
     }
+    for pool in pools {
+        pool.servers.iter().try_for_each(|server| same_version(control, pool, server))?;
+    }
     pools.iter().flat_map(|pool| &pool.servers).try_for_each(|server| elsewhere(&listeners, server))
 }
 
-/// Checks that a server is none of the fleet's own listeners.
-pub fn check_no_listener(control: &ControlTable, server: &ServerSpec) -> Result<()> {
+/// Checks what only the fleet knows of a server that is to come to `pool`: it is none of the fleet's own listeners, and
+/// of the clients' IP version where it is to see their addresses.
+pub fn check_newcomer(control: &ControlTable, pool: PoolId, server: &ServerSpec) -> Result<()> {
+    if let Some(pool) = control.pool(pool) {
+        same_version(control, &pool.spec, server)?;
+    }
     let mut listeners = instances(control);
     for (_, pool) in control.pools() {
         for host in hosts(control, pool.spec.bind) {
@@ -289,6 +298,17 @@ fn hosts(control: &ControlTable, bind: Bind) -> HashSet<Host> {
         Bind::Own(_) => control.members().map(|(_, member)| host_of(&member.address.host)).collect(),
         Bind::Vip(address) => HashSet::from([Host::Ip(address.ip())]),
     }
+}
+
+/// A server of a transparent pool is of the IP version of every address where the pool listens.
+fn same_version(control: &ControlTable, pool: &PoolSpec, server: &ServerSpec) -> Result<()> {
+    if !pool.transparent {
+        return Ok(());
+    }
+    let key = format!("server[{}].address", server.name);
+    hosts(control, pool.bind)
+        .iter()
+        .try_for_each(|entrance| hold(&pool.name, &key, rules::check_transparent(entrance, server.address)))
 }
 
 fn host_of(text: &str) -> Host {

@@ -58,6 +58,7 @@ pub fn pool_spec(pool: v1::PoolSpec) -> Result<PoolSpec> {
         idle_timeout_ms: pool.idle_timeout_ms,
         max_connections: pool.max_connections,
         send_proxy: pool.send_proxy,
+        transparent: pool.transparent,
         health: health_spec(pool.health.ok_or_else(missing)?)?,
         servers: pool.servers.into_iter().map(server_spec).collect::<Result<_>>()?,
         name: pool.name,
@@ -169,6 +170,7 @@ fn pool_message(spec: &PoolSpec) -> v1::PoolSpec {
         idle_timeout_ms: spec.idle_timeout_ms,
         max_connections: spec.max_connections,
         send_proxy: spec.send_proxy,
+        transparent: spec.transparent,
         health: Some(health_message(&spec.health)),
         servers: spec.servers.iter().map(server_message).collect(),
     }

@@ -29,7 +29,7 @@ use crate::{
         Applied, BackupWriter, Consistency, Control, ControlError, Event, Fresh, KvItem, KvPage, KvQuery, LogEntry,
         LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Result, ServerStatus,
         Standing, Status, Terms, Vote, blocking,
-        check::{check_for_fleet, check_no_listener},
+        check::{check_for_fleet, check_newcomer},
         flows::{FlowBackend, FlowTables},
     },
     metrics::NodeCounters,
@@ -146,7 +146,7 @@ impl Control for Fleet {
         let id = PoolId::of(&pool);
         missing(&self.inner.shared.control(), &pool, &change).map_or(Ok(()), Err)?;
         if let ServerChange::Add(server) = &change {
-            check_no_listener(&self.inner.shared.control(), server)?;
+            check_newcomer(&self.inner.shared.control(), id, server)?;
         }
         let command = ControlCommand::Server { pool: id, change: change.clone() };
         match self.submit(command, false).await {

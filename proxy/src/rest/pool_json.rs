@@ -44,6 +44,9 @@ pub struct PoolJson {
     pub max_connections: u32,
     /// Whether servers are sent a PROXY protocol v2 header.
     pub send_proxy: bool,
+    /// Whether servers see the client's own address.
+    #[serde(default)]
+    pub transparent: bool,
     /// How servers are checked.
     pub health: HealthJson,
     /// The servers.
@@ -125,6 +128,7 @@ impl From<&PoolSpec> for PoolJson {
             idle_timeout_ms: spec.idle_timeout_ms,
             max_connections: spec.max_connections,
             send_proxy: spec.send_proxy,
+            transparent: spec.transparent,
             health: (&spec.health).into(),
             servers: spec.servers.iter().map(Into::into).collect(),
             pins: None,
@@ -202,6 +206,7 @@ impl TryFrom<PoolJson> for PoolSpec {
             idle_timeout_ms: pool.idle_timeout_ms,
             max_connections: pool.max_connections,
             send_proxy: pool.send_proxy,
+            transparent: pool.transparent,
             health: pool.health.try_into()?,
             servers: pool.servers.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             name: pool.name,

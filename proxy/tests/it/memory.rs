@@ -591,6 +591,7 @@ pub fn pool(name: &str, port: u16) -> PoolSpec {
         idle_timeout_ms: 300_000,
         max_connections: 10_000,
         send_proxy: false,
+        transparent: false,
         health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 1_000, timeout_ms: 500, rise: 2, fall: 2 },
         servers: vec![server("s1", 8887), server("s2", 8888)],
     }

@@ -41,6 +41,7 @@ fn pool() -> PoolSpec {
         idle_timeout_ms: 1000,
         max_connections: 10,
         send_proxy: false,
+        transparent: false,
         health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 2 },
         servers: vec![server(1), server(2)],
     }

@@ -32,6 +32,7 @@ fn settings() {
     check("bind = \":9001\"", "bind = \"127.9.0.1:9001\"", &["~ web: bind :9001 -> 127.9.0.1:9001"]);
     check("\"source-hash\" ", "\"round-robin\" ", &["~ web: balance source-hash -> round-robin"]);
     check("# send_proxy = false", "send_proxy = true", &["~ web: send_proxy false -> true"]);
+    check("# transparent = false", "transparent = true", &["~ web: transparent false -> true"]);
     check("rise = 2", "rise = 3", &["~ web: health.rise 2 -> 3"]);
     check(
         "type = \"tcp\"",
@@ -115,6 +116,7 @@ fn many_at_once() {
             "~ web: idle_timeout 10m -> 2h",
             "~ web: max_connections 100000 -> 7",
             "~ web: send_proxy false -> true",
+            "~ web: transparent false -> true",
             "~ web: health.type tcp -> http",
             "~ web: health.path (none) -> /ok?a=\"b\\",
             "~ web: health.expect (none) -> 200-299,304,418",

@@ -21,6 +21,7 @@ fn pool() -> PoolSpec {
         idle_timeout_ms: 60_000,
         max_connections: 1_000,
         send_proxy: false,
+        transparent: false,
         health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 1_000, timeout_ms: 500, rise: 2, fall: 2 },
         servers: vec![server("s1", [127, 0, 0, 1], 8887)],
     }
@@ -92,12 +93,35 @@ fn no_server_is_the_fleet_itself() {
         (server("s1", [127, 0, 0, 1], 9_001), "127.0.0.1:9001 is the fleet's own pool[web].bind"),
     ];
     for (server, words) in ports {
-        says(check_no_listener(&fleet(), &server), words);
+        says(check_newcomer(&fleet(), pool().id(), &server), words);
         says(check_for_fleet(&fleet(), &[to(server)]), words);
     }
-    assert_eq!(check_no_listener(&fleet(), &server("s1", [127, 0, 0, 3], 9_001)), Ok(()));
+    assert_eq!(check_newcomer(&fleet(), pool().id(), &server("s1", [127, 0, 0, 3], 9_001)), Ok(()));
     let taken = PoolSpec { bind: Bind::Own(8_001), ..pool() };
     says(check_for_fleet(&fleet(), &[taken]), "is taken by fleet.instance[");
+}
+
+#[test]
+fn servers_of_a_transparent_pool_are_of_its_clients_ip_version() {
+    let six = ServerSpec { address: "2001:db8::1".parse().expect("an address"), ..server("s6", [127, 0, 0, 1], 8887) };
+    let to_six = |transparent, bind: &str| PoolSpec {
+        transparent,
+        bind: parse_bind(bind).expect("a bind"),
+        servers: vec![six.clone()],
+        ..pool()
+    };
+    let words = "server[s6].address: 2001:db8::1 cannot see clients that come in at 127.0.0";
+    says(check_for_fleet(&fleet(), &[to_six(true, ":9001")]), words);
+    says(check_for_fleet(&fleet(), &[to_six(true, "127.0.0.9:9001")]), words);
+    for (transparent, bind) in [(false, ":9001"), (true, "[2001:db8::9]:9001"), (true, "[::]:9001")] {
+        assert_eq!(check_for_fleet(&fleet(), &[to_six(transparent, bind)]), Ok(()), "{transparent} {bind}");
+    }
+    assert_eq!(check_newcomer(&fleet(), pool().id(), &six), Ok(()));
+    let mut transparent = fleet();
+    let pools = vec![PoolSpec { transparent: true, ..pool() }];
+    let expected = transparent.epoch();
+    transparent.apply(Revision(2), LogTime(0), &ControlCommand::Apply { pools, expected });
+    says(check_newcomer(&transparent, pool().id(), &six), words);
 }
 
 #[test]

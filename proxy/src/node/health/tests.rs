@@ -81,6 +81,7 @@ fn pool(address: SocketAddr) -> PoolSpec {
         idle_timeout_ms: 60_000,
         max_connections: 1_000,
         send_proxy: false,
+        transparent: false,
         health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 50, timeout_ms: 10_000, rise: 2, fall: 2 },
         servers: vec![ServerSpec {
             name: "s".to_owned(),

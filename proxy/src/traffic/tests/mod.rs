@@ -159,6 +159,7 @@ fn pool(name: &str, protocol: Protocol) -> PoolSpec {
         idle_timeout_ms: 60_000,
         max_connections: 1_000,
         send_proxy: false,
+        transparent: false,
         health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 1000, timeout_ms: 500, rise: 2, fall: 2 },
         servers: Vec::new(),
     }

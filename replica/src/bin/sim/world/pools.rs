@@ -33,6 +33,7 @@ pub fn pools() -> Vec<PoolSpec> {
             idle_timeout_ms: 60_000,
             max_connections: 1000,
             send_proxy: false,
+            transparent: false,
             health: HealthSpec { kind: HealthKind::Tcp, interval_ms: 300, timeout_ms: 100, rise: 2, fall: 2 },
             servers: (1..=4).map(|number| server(number, 0)).collect(),
         })
