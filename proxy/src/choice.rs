@@ -19,6 +19,15 @@ pub struct Choice {
     pub source: Source,
 }
 
+/// A member of a committed pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Whether it sees its clients' own addresses.
+    pub transparent: bool,
+}
+
 /// Where an answer came from; the label of the decisions metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -63,7 +72,8 @@ pub trait Chooser: Clone + Send + Sync + 'static {
     fn still_stands(&self, key: &PinKey, choice: &Choice) -> bool;
 
     /// A connect to the chosen backend was refused or timed out before the first byte: counts as this instance's vote
-    /// that it is down, and asks every instance to probe at once. Never moves a pin by itself.
+    /// that it is down (unless it was made from a client's address, which may be why it failed), and asks every instance
+    /// to probe at once. Never moves a pin by itself.
     fn connect_failed(&self, choice: &Choice);
 
     /// After [`Chooser::connect_failed`]: waits until the fleet gives `key` another backend than `failed`
@@ -79,8 +89,8 @@ pub trait Chooser: Clone + Send + Sync + 'static {
     /// relay a connection that cannot be made from here.
     fn relays(&self, backend: BackendId) -> Vec<SocketAddr>;
 
-    /// The backend's address if it is a member of a committed pool: what a peer that relays for another may connect to.
-    fn member(&self, backend: BackendId) -> Option<SocketAddr>;
+    /// The backend if it is a member of a committed pool: what a peer that relays for another may connect to.
+    fn member(&self, backend: BackendId) -> Option<Member>;
 
     /// The client is still there (an open connection): refreshes its pin. To be called every quarter of `pin_ttl`.
     fn touch(&self, key: &PinKey);

@@ -11,3 +11,4 @@ pub mod node;
 pub mod rest;
 pub mod run;
 pub mod traffic;
+pub mod transparent;

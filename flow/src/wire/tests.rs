@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     control::tests::{address, birth, pool, server},
-    pool::{Bind, HealthKind},
+    pool::{Bind, HealthKind, PoolSpec},
 };
 
 fn control_commands() -> Vec<ControlCommand> {

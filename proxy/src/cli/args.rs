@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{client::Endpoint, flow_args::FlowCommand};
+use super::{client::Endpoint, flow_args::FlowCommand, transparent::TransparentCommand};
 use crate::config::{check_name, rules::parse_host};
 use crate::rest::operate::DetectorJson;
 
@@ -119,6 +119,15 @@ pub enum Command {
             rocinante pki issue --fleet test a       for each instance"
     )]
     Pki(PkiCommand),
+    /// Install, show or remove this machine's packet rules for pools with transparent = true
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  rocinante transparent install            as root, on each instance's machine\n  \
+            rocinante transparent show               what is there, and how it differs from what the file wants\n  \
+            rocinante transparent remove"
+    )]
+    Transparent(TransparentCommand),
 }
 
 impl Command {
@@ -158,6 +167,7 @@ impl Command {
                 | MemberCommand::Transfer(MemberArgs { reach, .. }),
             ) => reach.json,
             Self::Flow(command) => command.reach().json,
+            Self::Transparent(command) => command.json(),
         }
     }
 }

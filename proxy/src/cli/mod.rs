@@ -14,6 +14,7 @@ mod operate;
 mod pki;
 mod show;
 mod table;
+mod transparent;
 
 use std::{
     ffi::OsString,
@@ -154,6 +155,7 @@ fn perform(console: &mut Console<'_>, command: Command) -> Result<()> {
         Command::Tune(args) => operate::tune(console, &args),
         Command::Snapshot(command) => backup::perform(console, command),
         Command::Pki(command) => pki::perform(console, command),
+        Command::Transparent(command) => transparent::perform(console, command),
         Command::Apply(args) => apply::apply(console, &args),
         Command::Status { reach } => {
             let answer = console.client(&reach)?.get("/status")?;

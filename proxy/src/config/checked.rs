@@ -145,8 +145,19 @@ impl Config {
             if !pool.servers.iter().any(takes) {
                 advice.push(format!("pool {} has no server that takes new clients", pool.name));
             }
+            if let Some(server) = pool.servers.iter().find(|server| pool.transparent && self.is_own(server.address)) {
+                advice.push(format!(
+                    "pool {} is transparent, and server {} on an instance's own machine cannot answer clients elsewhere",
+                    pool.name, server.name
+                ));
+            }
         }
         advice
+    }
+
+    /// Whether an instance's machine has that address, as far as the file tells.
+    fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.fleet.instances.iter().any(|instance| instance.address == Host::Ip(address))
     }
 }
 

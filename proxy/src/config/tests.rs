@@ -137,6 +137,17 @@ fn every_key() {
     );
 }
 
+#[test]
+fn a_server_that_cannot_answer_transparently_is_worth_a_note() {
+    let transparent = SMALL.replace("bind = \":9001\"", "bind = \":9001\"\ntransparent = true");
+    let note = "pool web is transparent, and server s1 on an instance's own machine cannot answer clients elsewhere";
+    let check = |text: &str, expected: &[&str]| assert_eq!(good(text).advice(), expected);
+    check(&transparent, &[note]);
+    check(&transparent.replace("127.0.0.1", "10.0.0.1").replace("127.0.0.9", "10.0.0.1"), &[note]);
+    check(&transparent.replace("127.0.0.9", "10.0.0.9"), &[]);
+    check(SMALL, &[]);
+}
+
 const EVERY_KEY: &str = r#"
 [fleet]
 name = "f.1"

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::{clock::now_ms, disk::DiskUsage, health::Health, input::Input, shared::Shared};
 use crate::{
-    choice::{Choice, Chooser, Refusal, Source},
+    choice::{Choice, Chooser, Member, Refusal, Source},
     control::ControlError,
     metrics::Decisions,
 };
@@ -146,8 +146,10 @@ impl Chooser for Fleet {
         in_order(relays)
     }
 
-    fn member(&self, backend: BackendId) -> Option<SocketAddr> {
-        self.inner.shared.control().backend(backend).map(|(_, server)| server.socket_address())
+    fn member(&self, backend: BackendId) -> Option<Member> {
+        let control = self.inner.shared.control();
+        let (pool, server) = control.backend(backend)?;
+        Some(Member { address: server.socket_address(), transparent: pool.spec.transparent })
     }
 
     fn touch(&self, key: &PinKey) {

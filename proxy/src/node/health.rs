@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::input::Input;
-use crate::traffic::socket::{self, Blame};
+use crate::traffic::socket::{self, Blame, Source};
 
 /// Asks the health task for more than its rhythm. Cheap to clone.
 #[derive(Clone)]
@@ -77,7 +77,9 @@ impl Health {
         self.requests.try_send(Request::ProbeNow(backend)).ok();
     }
 
-    /// A connect of the data path failed: that counts as a failed check that needs no second one.
+    /// A connect of the data path failed: that counts as a failed check that needs no second one. In a transparent pool it
+    /// asks for a check at once: the connect came from a client's address, and a server that a client is not to reach, or
+    /// has no way back to, is well for all others.
     pub fn connect_failed(&self, backend: BackendId) {
         self.requests.try_send(Request::ConnectFailed(backend)).ok();
     }
@@ -113,6 +115,8 @@ enum Seen {
 }
 
 struct Backend {
+    /// Whether connects of the data path come from clients' addresses.
+    transparent: bool,
     /// Tells it from an earlier one of the same identity, whose probes may still be on their way.
     life: u64,
     name: String,
@@ -171,31 +175,32 @@ impl Task {
         let mut members = HashMap::new();
         for pool in pools {
             for server in &pool.servers {
-                let name = format!("{}/{}", pool.name, server.name);
-                members.insert(identity(pool, server), (name, server.socket_address(), pool.health.clone()));
+                members.insert(identity(pool, server), (pool, server));
             }
         }
         // What was seen of one that is gone is no vote for it, should it come back.
         let gone = self.backends.keys().filter(|id| !members.contains_key(id)).copied();
         self.untold.extend(gone.map(|id| (id, View::Unknown)).collect::<Vec<_>>());
-        self.backends.retain(|id, backend| members.get(id).is_some_and(|(_, _, spec)| *spec == backend.spec));
+        self.backends.retain(|id, backend| members.get(id).is_some_and(|(pool, _)| pool.health == backend.spec));
         // One that came and went between two looks is said again: the replica has forgotten it meanwhile.
         let kept = self.backends.iter().map(|(id, backend)| (*id, backend.counter.view()));
         self.untold.extend(kept.filter(|(_, view)| *view != View::Unknown));
-        for (id, (name, address, spec)) in members {
-            self.backends.entry(id).or_insert_with(|| {
+        for (id, (pool, server)) in members {
+            let backend = self.backends.entry(id).or_insert_with(|| {
                 self.lives += 1;
                 Backend {
+                    transparent: pool.transparent,
                     life: self.lives,
-                    name,
-                    address,
-                    counter: HealthCounter::new(spec.rise, spec.fall),
-                    spec,
+                    name: format!("{}/{}", pool.name, server.name),
+                    address: server.socket_address(),
+                    counter: HealthCounter::new(pool.health.rise, pool.health.fall),
+                    spec: pool.health.clone(),
                     next: Instant::now(),
                     probing: false,
                     urgent: false,
                 }
             });
+            backend.transparent = pool.transparent;
         }
         self.tell();
     }
@@ -251,8 +256,14 @@ impl Task {
     }
 
     fn failed(&mut self, id: BackendId) {
-        let change = self.backends.get_mut(&id).and_then(|backend| backend.counter.fail_now());
-        self.say(id, change);
+        match self.backends.get_mut(&id) {
+            Some(backend) if backend.transparent => self.probe(id, true),
+            Some(backend) => {
+                let change = backend.counter.fail_now();
+                self.say(id, change);
+            }
+            None => {}
+        }
     }
 
     fn say(&mut self, id: BackendId, change: Option<View>) {
@@ -291,7 +302,7 @@ async fn look(own: IpAddr, address: SocketAddr, spec: &HealthSpec) -> Seen {
 
 /// One check, from the instance's own address.
 async fn check(own: IpAddr, address: SocketAddr, limit: Duration, kind: &HealthKind) -> std::io::Result<()> {
-    let mut stream = socket::connect(own, address, limit).await?;
+    let mut stream = socket::connect(Source::Own(own), address, limit).await?;
     // Whoever closes first keeps the port for a minute, and hundreds of checks a second would use all of them up.
     socket::reset_on_close(&stream);
     match kind {

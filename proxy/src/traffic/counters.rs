@@ -28,6 +28,9 @@ pub enum RefusedFor {
     MaxConnections,
     /// This instance ran out of ports, descriptors or memory.
     Exhausted,
+    /// The pool is transparent, and the connection could not have the client's address: another IP version than the
+    /// server's, or no permission.
+    NotTransparent,
 }
 
 /// What went wrong on a backend's session.
@@ -103,7 +106,7 @@ pub struct BackendCounters {
 pub struct Session(Arc<BackendCounters>);
 
 impl RefusedFor {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::NoLease,
         Self::Timeout,
         Self::NoBackend,
@@ -112,6 +115,7 @@ impl RefusedFor {
         Self::UnreachableHere,
         Self::MaxConnections,
         Self::Exhausted,
+        Self::NotTransparent,
     ];
 
     /// The word in the metric, in logs and in HTTP answers.
@@ -126,6 +130,7 @@ impl RefusedFor {
             Self::UnreachableHere => "unreachable_here",
             Self::MaxConnections => "max_connections",
             Self::Exhausted => "exhausted",
+            Self::NotTransparent => "not_transparent",
         }
     }
 }

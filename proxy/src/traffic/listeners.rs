@@ -19,7 +19,7 @@ use super::{
     accept::{Serving, accept_all},
     limits,
     pool::Pool,
-    socket,
+    socket::{self, Hold},
     workers::Phase,
 };
 use crate::choice::Chooser;
@@ -62,6 +62,7 @@ struct Entry {
 struct Wanted {
     address: SocketAddr,
     vip: bool,
+    transparent: bool,
     protocol: Protocol,
 }
 
@@ -229,9 +230,18 @@ impl<C: Chooser> Supervisor<C> {
 
 impl Wanted {
     fn of(spec: &PoolSpec, own: IpAddr) -> Self {
-        match spec.bind {
-            Bind::Own(port) => Self { address: SocketAddr::new(own, port), vip: false, protocol: spec.protocol },
-            Bind::Vip(address) => Self { address, vip: true, protocol: spec.protocol },
+        let (address, vip) = match spec.bind {
+            Bind::Own(port) => (SocketAddr::new(own, port), false),
+            Bind::Vip(address) => (address, true),
+        };
+        Self { address, vip, transparent: spec.transparent, protocol: spec.protocol }
+    }
+
+    fn hold(self) -> Hold {
+        match self {
+            Self { transparent: true, .. } => Hold::Transparent,
+            Self { vip: true, .. } => Hold::Free,
+            Self { .. } => Hold::Own,
         }
     }
 }
@@ -242,7 +252,7 @@ impl Entry {
         if self.wanted.protocol == Protocol::Udp {
             return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "this version serves no UDP pools"));
         }
-        let socket = Arc::new(socket::listen(self.wanted.address, self.wanted.vip)?);
+        let socket = Arc::new(socket::listen(self.wanted.address, self.wanted.hold())?);
         let address = socket.local_addr()?;
         let (close, closed) = watch::channel(false);
         let stopped = Arc::new(OnceLock::new());

@@ -26,7 +26,7 @@ use super::{
     limits,
     pool::{Pool, millis},
     relay::{Caller, Carried},
-    socket::{self, Blame},
+    socket::{self, Blame, Source},
 };
 use crate::choice::{Choice, Chooser, Refusal};
 
@@ -67,6 +67,11 @@ impl<C: Chooser> Shared<C> {
         }
     }
 
+    /// Where connections to backends for `client` come from.
+    pub fn source(&self, spec: &PoolSpec, client: SocketAddr) -> Source {
+        if spec.transparent { Source::Client(client) } else { Source::Own(self.own) }
+    }
+
     /// A connection with the fleet's choice for `client`, or why there is none.
     pub async fn establish(
         &self,
@@ -77,13 +82,18 @@ impl<C: Chooser> Shared<C> {
         let key = PinKey::new(pool.id, client.ip());
         let mut choice = self.choose(key, spec).await?;
         for _ in 0..limits::CHOICES_MAX {
-            let connected = socket::connect(self.own, choice.address, millis(spec.connect_timeout_ms)).await;
+            let source = self.source(spec, client);
+            let connected = socket::connect(source, choice.address, millis(spec.connect_timeout_ms)).await;
             let upstream = match connected {
                 Ok(stream) => Upstream::Direct(stream),
                 Err(error) => {
-                    let Blame::Backend(fault) = socket::blame(&error) else {
-                        debug!(pool = spec.name, backend = &*choice.name, %error, "no socket for a connect");
-                        return Err(RefusedFor::Exhausted);
+                    let fault = match socket::blame(&error) {
+                        Blame::Backend(fault) => fault,
+                        blame => {
+                            debug!(pool = spec.name, backend = &*choice.name, %error, "no socket for a connect");
+                            let client = matches!(blame, Blame::Client(_));
+                            return Err(if client { RefusedFor::NotTransparent } else { RefusedFor::Exhausted });
+                        }
                     };
                     debug!(pool = spec.name, backend = &*choice.name, %client, %error, "connect failed");
                     match self.after_failure(pool, spec, client, &choice, fault).await? {

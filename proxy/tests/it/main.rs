@@ -11,3 +11,4 @@ mod memory;
 mod metrics;
 mod process;
 mod rest;
+mod transparent;

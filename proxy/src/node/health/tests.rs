@@ -129,6 +129,31 @@ fn a_check_that_could_not_be_made_is_no_failed_check() {
     assert_eq!(taken.load(Ordering::Relaxed), 0);
 }
 
+/// A client that a server turns away, or has no way back to, is no word about the server.
+#[test]
+fn a_failed_connect_from_a_clients_address_asks_for_a_check_and_is_no_vote() {
+    let fixture = Fixture::start("127.62.0.3");
+    let (address, taken) = fixture.backend();
+    let mut spec = pool(address);
+    spec.health.interval_ms = 3_600_000;
+    let id = identity(&spec, &spec.servers[0]);
+    fixture.follow(vec![spec.clone()]);
+    assert_eq!(fixture.next_view(), View::Up);
+    fixture.health.connect_failed(id);
+    assert_eq!(fixture.next_view(), View::Down);
+
+    spec.transparent = true;
+    spec.name = "q".to_owned();
+    let id = identity(&spec, &spec.servers[0]);
+    fixture.follow(vec![spec]);
+    // The one that went, and the one that came.
+    assert_eq!((fixture.next_view(), fixture.next_view()), (View::Unknown, View::Up));
+    let looks = taken.load(Ordering::Relaxed);
+    fixture.health.connect_failed(id);
+    until("a check", || taken.load(Ordering::Relaxed) > looks);
+    assert!(matches!(fixture.inputs.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Timeout)), "it is still up");
+}
+
 #[test]
 fn a_server_that_is_removed_and_added_again_is_unknown_in_between() {
     let fixture = Fixture::start("127.62.0.2");

@@ -26,7 +26,7 @@ pub struct Connect {
     /// The backend's identity; the relaying instance connects only if it is a member of a committed pool.
     #[prost(fixed64, tag = "1")]
     pub backend: u64,
-    /// The client's address, as "ip:port", for the log.
+    /// The client's address, as "ip:port"; for the log, and for `transparent`.
     #[prost(string, tag = "2")]
     pub client: ::prost::alloc::string::String,
     /// How long the connect may take.
@@ -35,6 +35,10 @@ pub struct Connect {
     /// How long the connection may carry nothing.
     #[prost(uint64, tag = "4")]
     pub idle_timeout_ms: u64,
+    /// The backend is to see the client's address as the source: `transparent` of the pool, about which both instances have to
+    /// agree.
+    #[prost(bool, tag = "5")]
+    pub transparent: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Connected {}

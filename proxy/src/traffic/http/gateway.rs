@@ -2,8 +2,9 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::fd::{BorrowedFd, RawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,13 +12,13 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use flow::{PinKey, PoolSpec};
+use flow::{BackendId, PinKey, PoolSpec};
 use http::{Version, header};
 use pingora::{
     Error, ErrorSource,
     ErrorType::{
-        ConnectError, ConnectRefused, ConnectTimedout, ConnectionClosed, HTTPStatus, InternalError, InvalidHTTPHeader,
-        ReadError, ReadTimedout, WriteError, WriteTimedout,
+        BindError, ConnectError, ConnectRefused, ConnectTimedout, ConnectionClosed, HTTPStatus, InternalError,
+        InvalidHTTPHeader, ReadError, ReadTimedout, WriteError, WriteTimedout,
     },
     Result,
     connectors::L4Connect,
@@ -26,8 +27,9 @@ use pingora::{
     proxy::{FailToProxy, ProxyHttp, Session},
     upstreams::peer::HttpPeer,
 };
+use rustix::net::AddressFamily;
 use tokio::net::UnixStream;
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::stream::Client;
 use crate::{
@@ -37,7 +39,7 @@ use crate::{
         limits::{self, Limits},
         pool::{Pool, millis, rhythm},
         relay::{self, Carried},
-        socket::{self, Blame},
+        socket::{self, Blame, Source},
         upstream::{Next, Shared},
     },
 };
@@ -100,8 +102,9 @@ impl<C: Chooser> Gateway<C> {
         }
     }
 
-    /// How pingora is to reach `choice`.
-    fn peer(&self, choice: &Choice, carried: Option<Carried>, spec: &PoolSpec, wish: Wish) -> Result<Box<HttpPeer>> {
+    /// How pingora is to reach `choice` for `from`.
+    fn peer(&self, choice: &Choice, carried: Option<Carried>, from: &From, wish: Wish) -> Result<Box<HttpPeer>> {
+        let spec = &from.spec;
         let mut peer = Box::new(HttpPeer::new(choice.address, false, String::new()));
         let options = &mut peer.options;
         // The front ends an upgraded connection that is silent both ways; one way alone may be silent for long.
@@ -114,9 +117,9 @@ impl<C: Chooser> Gateway<C> {
         match carried {
             None => {
                 options.idle_timeout = Some(limits::BACKEND_KEEPALIVE);
-                options.custom_l4 =
-                    Some(Arc::new(Direct { own: self.shared.own, timeout: millis(spec.connect_timeout_ms) }));
-                peer.group_key = choice.backend.0;
+                let source = self.shared.source(spec, from.address);
+                options.custom_l4 = Some(Arc::new(Direct { source, timeout: millis(spec.connect_timeout_ms) }));
+                peer.group_key = group_key(choice.backend, source);
             }
             Some(carried) => {
                 let (ours, theirs) = UnixStream::pair()
@@ -171,7 +174,7 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
         match self.next(request).await {
             Ok((choice, carried)) => {
                 let Some(from) = &request.from else { return Error::e_explain(InternalError, "a request of no pool") };
-                let peer = self.peer(&choice, carried, &from.spec, Wish::of(session))?;
+                let peer = self.peer(&choice, carried, from, Wish::of(session))?;
                 request.session = Some(from.pool.counters.backend(choice.backend, &choice.name).session());
                 request.choice = Some(choice);
                 Ok(peer)
@@ -189,13 +192,19 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
         _session: &mut Session,
         _reused: bool,
         _peer: &HttpPeer,
-        _fd: std::os::unix::io::RawFd,
+        fd: RawFd,
         _digest: Option<&Digest>,
         request: &mut Request,
     ) -> Result<()> {
         let (Some(from), Some(choice)) = (&request.from, &request.choice) else {
             return Error::e_explain(InternalError, "a connection for no request");
         };
+        // The key of the store keeps clients apart; this is the proof of it, before a byte is sent.
+        if from.spec.transparent && !is_of(fd, from.address) {
+            error!(pool = from.spec.name, client = %from.address, "a kept connection has another client's address");
+            request.refused = Some(RefusedFor::NotTransparent);
+            return Error::e_explain(InternalError, "a connection with another client's address");
+        }
         // The process may have been paused since the choice; nothing was sent yet, so nothing is lost.
         if self.shared.chooser.still_stands(&from.key(), choice) {
             return Ok(());
@@ -227,9 +236,10 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
                 request.failed = Some(fault);
                 error.set_retry(true);
             }
-            None if *error.etype() == InternalError => {
+            None if matches!(error.etype(), InternalError | BindError) => {
+                let client = *error.etype() == BindError;
                 request.session = None;
-                request.refused = Some(RefusedFor::Exhausted);
+                request.refused = Some(if client { RefusedFor::NotTransparent } else { RefusedFor::Exhausted });
                 error.set_retry(false);
             }
             // Connected, but it does not speak HTTP/2.
@@ -253,6 +263,10 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
     ) -> Box<Error> {
         if std::mem::take(&mut request.lapsed) {
             error.set_retry(true);
+            return error;
+        }
+        if request.refused.is_some() {
+            error.set_retry(false);
             return error;
         }
         // A connection that the backend had closed while it was idle: the same request again, to the same backend,
@@ -348,10 +362,31 @@ impl<C: Chooser> ProxyHttp for Gateway<C> {
     }
 }
 
-/// A connect from the instance's own address.
+/// Who may use an idle connection: in a transparent pool the client whose address it has, else everybody.
+fn group_key(backend: BackendId, source: Source) -> u64 {
+    // Keyed at random, so that nobody can look for a client's address with another one's key.
+    static KEYS: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    match source {
+        Source::Own(_) => backend.0,
+        Source::Client(client) => KEYS.hash_one((backend, client.ip().to_canonical())),
+    }
+}
+
+/// Whether the connection behind `fd` has the address of `client`, or is a relay's: those serve one request.
+fn is_of(fd: RawFd, client: SocketAddr) -> bool {
+    // SAFETY: pingora holds the connection while it asks, and the number is used for this call alone.
+    let connection = unsafe { BorrowedFd::borrow_raw(fd) };
+    match rustix::net::getsockname(connection) {
+        Ok(name) if name.address_family() == AddressFamily::UNIX => true,
+        Ok(name) => SocketAddr::try_from(name).is_ok_and(|name| name.ip().to_canonical() == client.ip().to_canonical()),
+        Err(_dead) => false,
+    }
+}
+
+/// A connect to a backend.
 #[derive(Debug)]
 struct Direct {
-    own: IpAddr,
+    source: Source,
     timeout: Duration,
 }
 
@@ -361,12 +396,13 @@ impl L4Connect for Direct {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(InternalError, "a backend has an IP address");
         };
-        socket::connect(self.own, *address, self.timeout).await.map(Into::into).map_err(|error| {
+        socket::connect(self.source, *address, self.timeout).await.map(Into::into).map_err(|error| {
             let kind = match socket::blame(&error) {
                 Blame::Backend(Fault::ConnectRefused) => ConnectRefused,
                 Blame::Backend(Fault::ConnectTimeout) => ConnectTimedout,
                 Blame::Backend(_) => ConnectError,
                 Blame::Us => InternalError,
+                Blame::Client(_) => BindError,
             };
             Error::because(kind, "connect", error)
         })
@@ -454,3 +490,6 @@ impl Wish {
 static NEXT_RELAY: AtomicU64 = AtomicU64::new(1 << 63);
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
+
+#[cfg(test)]
+mod tests;

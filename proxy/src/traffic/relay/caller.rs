@@ -97,6 +97,7 @@ impl Caller {
             client: client.to_string(),
             connect_timeout_ms: spec.connect_timeout_ms.try_into().unwrap_or(u32::MAX),
             idle_timeout_ms: spec.idle_timeout_ms,
+            transparent: spec.transparent,
         };
         let connected = tokio::time::timeout_at(deadline.into(), connected(channel, connect)).await;
         let link = connected.map_err(|_elapsed| CallError::Timeout)??;

@@ -24,12 +24,12 @@ use super::{
     pump::{Ended, Link, pump},
 };
 use crate::{
-    choice::Chooser,
+    choice::{Chooser, Member},
     traffic::{
         counters::Metrics,
         limits,
         pool::millis,
-        socket::{self, Blame},
+        socket::{self, Blame, Source},
         tunnel::Rhythm,
         workers::Phase,
     },
@@ -106,17 +106,31 @@ impl<C: Chooser> RelayService<C> {
         let permit = Arc::clone(&self.permits)
             .try_acquire_owned()
             .map_err(|_none| failed(Reason::Limit, "this instance carries as many relays as it may"))?;
-        let address = self
+        let member = self
             .chooser
             .member(BackendId(connect.backend))
             .ok_or_else(|| failed(Reason::NotAMember, "not a member of a committed pool"))?;
+        let (address, source) = (member.address, self.source(member, &connect)?);
         let patience = millis(connect.connect_timeout_ms.into()).min(limits::RELAY_CONNECT_MAX);
-        match socket::connect(self.own, address, patience).await {
+        match socket::connect(source, address, patience).await {
             Ok(backend) => Ok((connect, permit, backend)),
             Err(error) => Err(match socket::blame(&error) {
                 Blame::Backend(_) => failed(Reason::Unreachable, &format!("{address}: {error}")),
                 Blame::Us => failed(Reason::Limit, &error.to_string()),
+                Blame::Client(reason) => failed(Reason::Unreachable, &reason.to_string()),
             }),
+        }
+    }
+
+    /// Where a connection that was asked for comes from: never from another address than the asker thinks.
+    fn source(&self, member: Member, connect: &Connect) -> Result<Source, Failed> {
+        match (connect.transparent, member.transparent) {
+            (false, false) => Ok(Source::Own(self.own)),
+            (true, true) => match connect.client.parse() {
+                Ok(client) => Ok(Source::Client(client)),
+                Err(_) => Err(failed(Reason::Protocol, "`client` is no address with a port")),
+            },
+            (asked, _) => Err(failed(Reason::NotAMember, &format!("transparent is {asked} there and {} here", !asked))),
         }
     }
 }

@@ -9,10 +9,10 @@ use crate::traffic::socket::reset_on_close;
 
 /// A message of HTTP/1: its first line, its fields, its body.
 #[derive(Debug)]
-struct Message {
-    start: String,
+pub(super) struct Message {
+    pub(super) start: String,
     fields: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Message {
@@ -22,7 +22,7 @@ impl Message {
 }
 
 /// The next message on `stream`; `None` at its end.
-async fn read_message(stream: &mut TcpStream) -> Option<Message> {
+pub(super) async fn read_message(stream: &mut TcpStream) -> Option<Message> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -65,7 +65,7 @@ async fn send(stream: &mut TcpStream, text: &str) {
 }
 
 /// Sends `text` and reads the answer.
-async fn ask(stream: &mut TcpStream, text: &str) -> Message {
+pub(super) async fn ask(stream: &mut TcpStream, text: &str) -> Message {
     send(stream, text).await;
     read_message(stream).await.expect("an answer")
 }
@@ -100,7 +100,7 @@ fn http_pool() -> PoolSpec {
     pool("p", Protocol::Http)
 }
 
-const GET: &str = "GET /x HTTP/1.1\r\nHost: example\r\n\r\n";
+pub(super) const GET: &str = "GET /x HTTP/1.1\r\nHost: example\r\n\r\n";
 
 #[tokio::test]
 async fn requests_share_connections_and_say_who_asks() {

@@ -4,6 +4,7 @@ mod http;
 mod life;
 mod relay;
 mod tcp;
+mod transparent;
 mod trouble;
 
 use std::{
@@ -28,7 +29,7 @@ use tokio::{
 };
 
 use super::{Config, Limits, Traffic};
-use crate::choice::{Choice, Chooser, Refusal, Source};
+use crate::choice::{Choice, Chooser, Member, Refusal, Source};
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,7 +64,7 @@ struct Inner {
     /// What takes the lapsed one's place.
     anew: Mutex<Option<Choice>>,
     relays: Mutex<Vec<SocketAddr>>,
-    members: Mutex<HashMap<BackendId, SocketAddr>>,
+    members: Mutex<HashMap<BackendId, Member>>,
     failed: Mutex<Vec<BackendId>>,
     touched: AtomicUsize,
 }
@@ -128,7 +129,7 @@ impl Chooser for Script {
         self.0.relays.lock().unwrap().clone()
     }
 
-    fn member(&self, backend: BackendId) -> Option<SocketAddr> {
+    fn member(&self, backend: BackendId) -> Option<Member> {
         self.0.members.lock().unwrap().get(&backend).copied()
     }
 

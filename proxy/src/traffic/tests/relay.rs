@@ -18,8 +18,14 @@ impl Peer {
     pub(super) async fn start(own: &str, name: &str, address: Option<SocketAddr>) -> Self {
         let script = Script::default();
         if let Some(address) = address {
-            script.0.members.lock().unwrap().insert(choice(name, address).backend, address);
+            let member = Member { address, transparent: false };
+            script.0.members.lock().unwrap().insert(choice(name, address).backend, member);
         }
+        Self::of(own, script).await
+    }
+
+    /// A peer for which the fleet is as `script` says.
+    pub(super) async fn of(own: &str, script: Script) -> Self {
         let instance = Instance::start(own, &script, Vec::new());
         let listener = TcpListener::bind((own, 0)).await.unwrap();
         let grpc = listener.local_addr().unwrap();

@@ -9,7 +9,7 @@ mod days;
 mod disk;
 mod fleet;
 mod isolation;
-mod kit;
+pub mod kit;
 mod members;
 mod operate;
 mod ports;
