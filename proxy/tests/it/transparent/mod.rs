@@ -180,6 +180,9 @@ fn with_several_instances_answers_go_back_to_the_one_that_asks() {
             mac(1)
         );
         space.feed("nft -f -", &rules).unwrap();
+        // Answers get their mark on the way out, for which there has to be one.
+        let (four, six) = (instance(0, false), instance(0, true));
+        space.ip(&format!("route add default via {four}\n-6 route add default via {six}\n")).unwrap();
         for number in [0, 1] {
             let (mark, table) = (number + 1, 101 + number);
             let (four, six) = (instance(number, false), instance(number, true));

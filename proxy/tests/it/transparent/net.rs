@@ -30,9 +30,17 @@ impl Space {
         thread::spawn(make).join().unwrap()
     }
 
-    /// A namespace; none where this is not permitted, which it says past the test's captured output.
+    /// A namespace with such rules; none where that cannot be had, which it says past the test's captured output.
     pub fn permitted() -> Option<Self> {
-        Self::new().inspect_err(|error| skipped(&format!("no network namespace can be made here: {error}"))).ok()
+        let made = Self::new().inspect_err(|error| skipped(&format!("no network namespace can be made here: {error}")));
+        let space = made.ok()?;
+        match space.feed("nft -f -", PROBE) {
+            Ok(_) => Some(space),
+            Err(why) => {
+                skipped(&format!("no rules of transparent mode can be made here: {why}"));
+                None
+            }
+        }
     }
 
     /// Does it there: sockets stay there.
@@ -69,9 +77,11 @@ impl Space {
         }
     }
 
-    /// Runs `ip` there with these lines.
+    /// Runs `ip` there with these lines; those for IPv6 begin with `-6`, and come behind the others.
     pub fn ip(&self, lines: &str) -> Result<(), String> {
-        self.feed("ip -batch -", lines).map(drop)
+        let (six, four): (Vec<&str>, Vec<&str>) = lines.lines().partition(|line| line.starts_with("-6 "));
+        self.feed("ip -batch -", &(four.join("\n") + "\n"))?;
+        self.feed("ip -6 -batch -", &(six.join("\n").replace("-6 ", "") + "\n")).map(drop)
     }
 
     fn path(&self) -> String {
@@ -181,6 +191,17 @@ pub fn mac(number: u8) -> String {
 fn of(six: bool, four: &str, other: &str) -> IpAddr {
     if six { other } else { four }.parse().unwrap()
 }
+
+/// Made and removed again.
+const PROBE: &str = "table inet probe {
+    chain prerouting {
+        type filter hook prerouting priority mangle;
+        socket transparent 1 accept
+        ip daddr 192.0.2.1 tcp dport 1 tproxy ip to 192.0.2.1:1 accept
+    }
+}
+delete table inet probe
+";
 
 /// How many addresses the clients have of each version.
 pub const CLIENTS: u8 = 6;

@@ -125,7 +125,10 @@ fn what_somebody_else_uses_is_left_alone() {
     let Some(machine) = Machine::new() else { return };
     let file = machine.file("pool.toml", &[("192.0.2.10:80", "10.0.0.1")]);
     machine.space.ip("rule add fwmark 5 lookup 55\nroute add local 192.0.2.1 dev lo table 77\n").unwrap();
-    machine.space.feed("nft -f -", "table inet other { chain c { type filter hook input priority 0; } }\n").unwrap();
+    machine
+        .space
+        .feed("nft -f -", "table inet other {\nchain c {\ntype filter hook input priority 0;\n}\n}\n")
+        .unwrap();
     let before = machine.state();
     machine.refused("install --mark 5", &file, "mark 5 is in use by something else here (ip rule {");
     machine.refused("install --table 77", &file, "table 77 is in use by something else here (ip route {");
