@@ -17,6 +17,7 @@ mod render;
 pub(crate) mod rules;
 mod tls;
 mod values;
+mod vip;
 
 use std::{fs, io::Read, path::Path};
 
@@ -26,6 +27,7 @@ pub use error::{Mistake, Mistakes, Place};
 pub use render::render_pool;
 pub use tls::{Loaded, Looks, TlsConfig, TlsFiles, load as load_tls, uri_prefix};
 pub use values::{duration_text, parse_duration_ms};
+pub use vip::{Announcer, VipConfig};
 
 /// Largest configuration file, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;

@@ -12,3 +12,4 @@ pub mod rest;
 pub mod run;
 pub mod traffic;
 pub mod transparent;
+pub mod vip;

@@ -72,6 +72,16 @@ pub const NAME_LOOKUPS_FAILED_TOTAL: &str = "rocinante_name_lookups_failed_total
 pub const CERTIFICATE_EXPIRY_SECONDS: &str = "rocinante_certificate_expiry_seconds";
 /// New certificates that were not good and not taken. Only with `[fleet.tls]`.
 pub const CERTIFICATE_RELOADS_FAILED_TOTAL: &str = "rocinante_certificate_reloads_failed_total";
+/// 1 while the VIPs are announced, as was acknowledged. Only with `[vip]`.
+pub const VIP_ANNOUNCED: &str = "rocinante_vip_announced";
+/// VIPs that cannot be served here: on no interface, or without a listener. Only with `[vip]`.
+pub const VIP_MISSING: &str = "rocinante_vip_missing";
+/// Announcements and withdrawals that were carried out. Only with `[vip]`.
+pub const VIP_CHANGES_TOTAL: &str = "rocinante_vip_changes_total";
+/// Announcements and withdrawals that failed, and silences of this instance. Only with `[vip]`.
+pub const VIP_ERRORS_TOTAL: &str = "rocinante_vip_errors_total";
+/// Keepers that ended, or could not be started, before the instance ended. Only with `[vip]`.
+pub const VIP_KEEPER_RESTARTS_TOTAL: &str = "rocinante_vip_keeper_restarts_total";
 
 // Flows.
 

@@ -1,7 +1,8 @@
 //! `rocinante run`: one instance, from its configuration to its last connection.
 //!
-//! Shutdown is designed: SIGTERM (or SIGINT) makes the instance not ready, hands its leaderships over, stops accepting,
-//! lets open connections end for `drain_timeout`, and leaves. A second signal cuts them at once.
+//! Shutdown is designed: SIGTERM (or SIGINT) makes the instance not ready, withdraws its VIPs, hands its leaderships over,
+//! waits until routers have turned away, stops accepting, lets open connections end for `drain_timeout`, and leaves. A
+//! second signal cuts them at once.
 
 use std::{
     io,
@@ -25,12 +26,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::RunArgs,
-    config::{self, Config, Host, InstanceConfig, Loaded},
+    config::{self, Config, Host, InstanceConfig, Loaded, VipConfig},
     grpc,
     metrics::Metrics,
     node::{Fleet, Node, certificates::Certificates},
     rest,
     traffic::{self, Traffic},
+    vip::Vip,
 };
 
 /// Runs an instance until it is told to stop.
@@ -103,6 +105,14 @@ async fn serve(
     let traffic = Traffic::start(data_path, fleet.clone(), node.pools(), metrics.registry())?;
     watch_metrics(&metrics, &node, runtime)?;
     node.count_connections(Box::new(traffic.connections()));
+    // After the ports and the data directory are this process's: a second one must not touch the VIPs of the first.
+    let start_vip = |vip: &VipConfig| {
+        Vip::start(vip, label, fleet.clone(), traffic.listeners(), traffic.pulse(), metrics.registry())
+    };
+    let vip = config.vip.as_ref().map(start_vip).transpose()?;
+    if let Some(vip) = &vip {
+        node.show_vip(Box::new(vip.status()));
+    }
 
     let (stop, stopped) = watch::channel(false);
     let pushes = grpc::PushCounters::new()?;
@@ -140,7 +150,12 @@ async fn serve(
     info!(drain_timeout = ?config.fleet.drain_timeout, "stopping: a second signal cuts what is open");
     node.set_draining();
     let leave = async {
-        hand_over(&fleet).await;
+        let withdrawn = async {
+            if let Some(vip) = &vip {
+                vip.leave().await;
+            }
+        };
+        tokio::join!(hand_over(&fleet), withdrawn);
         let drained = traffic.drain(config.fleet.drain_timeout).await;
         node.transport().shutdown().await;
         stop.send_replace(true);

@@ -24,6 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// What decides is plain code: these folders know no socket, clock, disk or thread.
 const PURE: &[&str] = &[
     "flow/src/",
+    "proxy/src/vip/lines",
+    "proxy/src/vip/reply",
+    "proxy/src/vip/switch",
+    "proxy/src/vip/words",
     "raftlog/src/driver/",
     "replica/src/",
     "sniffer/src/classify/",

@@ -27,6 +27,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  rocinante run --config conf/pool.toml --instance a\n  \
         rocinante run --instance b --data-dir /var/lib/rocinante/b")]
     Run(RunArgs),
+    /// Hold the announcement of an instance's VIPs; instances start it
+    #[command(hide = true)]
+    VipKeeper(KeeperArgs),
     /// Check a configuration file and change nothing
     #[command(after_help = "Examples:\n  rocinante check --config conf/pool.toml\n  \
         rocinante check --config conf/pool.toml --instance a    also the certificates of a")]
@@ -134,7 +137,11 @@ impl Command {
     /// Whether a script wants to read the answer.
     pub fn json(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Check { .. } | Self::Pki(_) | Self::Snapshot(SnapshotCommand::Restore { .. }) => false,
+            Self::Run(_)
+            | Self::VipKeeper(_)
+            | Self::Check { .. }
+            | Self::Pki(_)
+            | Self::Snapshot(SnapshotCommand::Restore { .. }) => false,
             Self::Snapshot(SnapshotCommand::Inspect { json, .. }) => *json,
             Self::Apply(ApplyArgs { reach, .. })
             | Self::Status { reach }
@@ -187,6 +194,23 @@ pub struct RunArgs {
     /// Listen for peers and gRPC here instead of the file's address and port
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub grpc_listen: Option<SocketAddr>,
+}
+
+/// `rocinante vip-keeper`
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct KeeperArgs {
+    /// How long the instance may say nothing
+    #[arg(long, value_name = "MS")]
+    pub hold_ms: u64,
+    /// BIRD's control socket; without it the command is run
+    #[arg(long, value_name = "PATH", conflicts_with = "command")]
+    pub bird_socket: Option<PathBuf>,
+    /// BIRD's protocol
+    #[arg(long, value_name = "NAME", default_value = "rocinante")]
+    pub bird_protocol: String,
+    /// The command and its first arguments
+    #[arg(last = true, required_unless_present = "bird_socket")]
+    pub command: Vec<String>,
 }
 
 /// `rocinante apply`

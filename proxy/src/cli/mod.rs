@@ -36,11 +36,11 @@ use crate::{
     rest::json::{PoolsJson, StatusJson, TransferJson},
 };
 
-pub use args::RunArgs;
 use args::{
     Cli, Command, DEFAULT_CONFIG, Freshness, KvCommand, MemberArgs, MemberCommand, PinCommand, Reach, RequestArgs,
     ServerArgs, ServerCommand,
 };
+pub use args::{KeeperArgs, RunArgs};
 use client::{Answer, Client, Endpoint, path, query};
 
 /// Done.
@@ -90,6 +90,10 @@ pub fn main(run: fn(RunArgs) -> ExitCode) -> ExitCode {
             // The instance logs from many threads.
             drop((out, err, input));
             return run(args);
+        }
+        Ok(Command::VipKeeper(args)) => {
+            drop((out, err, input));
+            return crate::vip::keeper::run(args);
         }
         Ok(command) => command,
         Err(code) => return code.into(),
@@ -150,7 +154,7 @@ fn finish(console: &mut Console<'_>, command: Command) -> u8 {
 
 fn perform(console: &mut Console<'_>, command: Command) -> Result<()> {
     match command {
-        Command::Run(_) => Err(Failure::reason("run is not a command of this console".into())),
+        Command::Run(_) | Command::VipKeeper(_) => Err(Failure::reason("that is not a command of this console".into())),
         Command::Check { config, instance } => check(console, &config, instance.as_deref()),
         Command::Tune(args) => operate::tune(console, &args),
         Command::Snapshot(command) => backup::perform(console, command),

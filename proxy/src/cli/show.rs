@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::table::{Column, Table, numbers, printable, words};
 use crate::rest::{
-    json::{GroupJson, KvJson, MemberJson, PinJson, StatusJson},
+    json::{GroupJson, KvJson, MemberJson, PinJson, StatusJson, VipJson},
     pool_json::{PoolJson, ServerJson},
 };
 
@@ -18,8 +18,9 @@ pub fn status(status: &StatusJson) -> String {
         format!("leader    {}", status.leader.as_deref().unwrap_or("none known")),
         format!("epoch     {}, version {}", status.epoch, status.version),
     ];
+    let vip = status.vip.iter().map(vip);
     let reasons = status.reasons.iter().map(|reason| format!("not ready {reason}"));
-    let head: Vec<String> = head.into_iter().chain(reasons).map(|line| printable(&line)).collect();
+    let head: Vec<String> = head.into_iter().chain(vip).chain(reasons).map(|line| printable(&line)).collect();
     let mut shown = head.join("\n");
     shown.push_str("\n\n");
     shown.push_str(&members(&status.members, status.leader.as_deref()));
@@ -28,6 +29,26 @@ pub fn status(status: &StatusJson) -> String {
     shown.push('\n');
     shown.push_str(&pools(&status.pools));
     shown
+}
+
+/// How the VIPs stand, in one line.
+fn vip(vip: &VipJson) -> String {
+    let word = match vip.announced {
+        Some(true) => "announced",
+        Some(false) => "withdrawn",
+        None => "unknown, nobody acknowledged anything",
+    };
+    let vips: Vec<String> = vip
+        .vips
+        .iter()
+        .map(|vip| match &vip.problem {
+            Some(problem) => format!("{} ({problem})", vip.address),
+            None => vip.address.clone(),
+        })
+        .collect();
+    let reasons: &[String] = if vip.wanted { &[] } else { &vip.reasons };
+    let because = reasons.iter().chain(&vip.error).map(|reason| format!("; {reason}"));
+    format!("vips      {word}: {}{}", vips.join(", "), because.collect::<String>())
 }
 
 /// `rocinante member list`

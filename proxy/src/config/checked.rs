@@ -11,6 +11,7 @@ use super::{
     raw::{Found, Section},
     rules::{Listeners, check_pin_ttl, check_transparent},
     tls::TlsConfig,
+    vip::{self, VipConfig},
 };
 
 /// A good configuration.
@@ -20,6 +21,8 @@ pub struct Config {
     pub fleet: FleetConfig,
     /// The pools that seed the log, at least one, with unique names.
     pub pools: Vec<PoolSpec>,
+    /// How VIPs are announced; without it nobody is told of them.
+    pub vip: Option<VipConfig>,
 }
 
 /// `[fleet]`: who belongs together, and what all instances must hold alike.
@@ -152,6 +155,10 @@ impl Config {
                 ));
             }
         }
+        let has_vip = |pool: &PoolSpec| matches!(pool.bind, Bind::Vip(address) if !address.ip().is_unspecified());
+        if self.vip.is_some() && !self.pools.iter().any(has_vip) {
+            advice.push("[vip] announces nothing: no pool is bound to a VIP, as bind = \"192.0.2.1:80\"".to_owned());
+        }
         advice
     }
 
@@ -213,13 +220,15 @@ pub(super) fn read<'d>(document: &'d Spanned<DeTable<'d>>, notes: &mut Notes<'_>
     let mut top = Section::top(document);
     let fleet = fleet::read(&mut top, notes);
     let pools = pool::read_all(&mut top, notes);
+    let vip = vip::read(&mut top, notes);
     check_ports(&fleet.instances, &pools, notes);
     check_versions(&fleet.instances, &pools, notes);
     if let Some(lease) = &fleet.lease_ms {
         check_pin_ttls(*lease, &pools, notes);
     }
     top.finish(notes);
-    Some(Config { fleet: fleet.config?, pools: pools.into_iter().map(|pool| pool.spec).collect::<Option<_>>()? })
+    let pools = pools.into_iter().map(|pool| pool.spec).collect::<Option<_>>()?;
+    Some(Config { fleet: fleet.config?, pools, vip: vip? })
 }
 
 /// Every address and port may have one listener, and no server may be one of them: its connections would go round.

@@ -74,6 +74,7 @@ fn defaults() {
     assert_eq!((fleet.election_timeout, fleet.drain_timeout), (Duration::from_millis(300), Duration::from_secs(30)));
     assert_eq!(fleet.limits, Limits::default());
     assert_eq!(fleet.tls, None);
+    assert_eq!(config.vip, None);
     let pool = &config.pools[0];
     assert_eq!((pool.bind, pool.protocol, pool.balance), (Bind::Own(9001), Protocol::Tcp, Balance::SourceHash));
     assert_eq!((pool.commit, pool.on_isolation), (Commit::FirstContact, OnIsolation::Refuse));
@@ -112,6 +113,10 @@ fn every_key() {
     let files = fleet.tls.as_ref().unwrap().files(Path::new("conf/pool.toml"), "a");
     let expected = ["conf/ca.pem", "/etc/a.pem", "conf/k/a/a.key"].map(std::path::PathBuf::from);
     assert_eq!([files.ca, files.cert, files.key], expected);
+    let vip = config.vip.as_ref().unwrap();
+    assert_eq!((vip.settle, vip.hold), (Duration::ZERO, Duration::from_secs(3)));
+    let bird = Announcer::Bird { socket: "/run/bird-a.ctl".into(), protocol: "anycast_a*".to_owned() };
+    assert_eq!(vip.announcer("a"), bird);
     assert_eq!(fleet.instances[0].address, Host::Name("lb-1.example".to_owned()));
     assert_eq!(fleet.instances[1].endpoint(7), "[2001:db8::1]:7");
     let pool = &config.pools[0];
@@ -133,6 +138,7 @@ fn every_key() {
             "2 instances stand no more deaths (0) than 1 would; an odd number is better",
             "pool web has on_isolation = \"hash\": an instance that is cut off may send a client elsewhere",
             "pool web has no server that takes new clients",
+            "[vip] announces nothing: no pool is bound to a VIP, as bind = \"192.0.2.1:80\"",
         ]
     );
 }
@@ -146,6 +152,22 @@ fn a_server_that_cannot_answer_transparently_is_worth_a_note() {
     check(&transparent.replace("127.0.0.1", "10.0.0.1").replace("127.0.0.9", "10.0.0.1"), &[note]);
     check(&transparent.replace("127.0.0.9", "10.0.0.9"), &[]);
     check(SMALL, &[]);
+}
+
+#[test]
+fn who_announces_vips() {
+    let vip = |text: &str| good(&format!("{SMALL}\n[vip]\n{text}")).vip.unwrap();
+    let by_bird = vip("announce = \"bird\"");
+    let bird = Announcer::Bird { socket: "/run/bird/bird.ctl".into(), protocol: "rocinante".to_owned() };
+    assert_eq!(by_bird.announcer("a"), bird);
+    assert_eq!((by_bird.settle, by_bird.hold), (Duration::from_millis(500), Duration::from_secs(1)));
+    let by_command = vip("announce = \"command\"\ncommand = [\"/etc/vip\", \"--as={label}\", \"\"]");
+    let command = ["/etc/vip", "--as=b", ""].map(str::to_owned).to_vec();
+    assert_eq!(by_command.announcer("b"), Announcer::Command(command));
+    // Advice is only given where no VIP is.
+    let with_vip = SMALL.replace("\":9001\"", "\"192.0.2.1:80\"") + "[vip]\nannounce = \"bird\"\n";
+    assert_eq!(good(&with_vip).advice(), [""; 0]);
+    assert!(DOCS.contains("\n| `command` |"), "the one key that EVERY_KEY cannot have");
 }
 
 const EVERY_KEY: &str = r#"
@@ -175,6 +197,12 @@ write_timeout = "4s"
 ca = "ca.pem"
 cert = "/etc/{label}.pem"
 key = "k/{label}/{label}.key"
+[vip]
+announce = "bird"
+bird_socket = "/run/bird-{label}.ctl"
+bird_protocol = "anycast_{label}*"
+settle = "0s"
+hold = "3s"
 [[fleet.instance]]
 label = "a"
 address = "LB-1.example"
@@ -340,10 +368,12 @@ fn check_any(bytes: &[u8]) {
     }
 }
 
+const DOCS: &str = include_str!("../../../docs/configuration.md");
+
 /// docs/configuration.md has a heading for each table and a row for each key.
 #[test]
 fn every_key_is_documented() {
-    let docs = include_str!("../../../docs/configuration.md");
+    let docs = DOCS;
     for line in EVERY_KEY.lines() {
         let key = line.split(" = ").next().unwrap_or_default();
         let documented = if key.starts_with('[') {

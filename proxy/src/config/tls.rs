@@ -8,10 +8,11 @@ use std::{
 };
 
 use raftlog::net::{Part, Pems, Tls, TlsError};
+use toml::de::DeValue;
 
 use super::{
     checked::Config,
-    error::{Mistake, Mistakes, Notes, Place},
+    error::{Mistake, Mistakes, Notes, Place, Wrong},
     raw::{Found, Section},
     values,
 };
@@ -79,12 +80,16 @@ pub(super) fn read(fleet: &mut Section<'_>, notes: &mut Notes<'_>) -> Option<Opt
     let Some(mut section) = fleet.table("tls", notes) else {
         return (!given).then_some(None);
     };
-    let ca = section.required("ca", "\"../pki/ca.pem\"", values::file_pattern, notes);
-    let cert = section.required("cert", "\"../pki/{label}.pem\"", values::file_pattern, notes);
-    let key = section.required("key", "\"../pki/{label}.key\"", values::file_pattern, notes);
+    let ca = section.required("ca", "\"../pki/ca.pem\"", pem, notes);
+    let cert = section.required("cert", "\"../pki/{label}.pem\"", pem, notes);
+    let key = section.required("key", "\"../pki/{label}.key\"", pem, notes);
     section.finish(notes);
     let file = |Found { value, path, span }: Found<String>| FileKey { pattern: value, path, place: notes.place(&span) };
     Some(Some(TlsConfig { ca: file(ca?), cert: file(cert?), key: file(key?) }))
+}
+
+fn pem(value: &DeValue<'_>) -> Result<String, Wrong> {
+    values::file_pattern(value, "pki/{label}.pem")
 }
 
 impl TlsConfig {

@@ -173,9 +173,9 @@ pub(super) fn directory(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
 }
 
 /// A path in which `{label}` stands for an instance's label.
-pub(super) fn file_pattern(value: &DeValue<'_>) -> Result<String, Wrong> {
-    let text = text(value, "pki/{label}.pem")?;
-    let right = "write a path, as \"pki/{label}.pem\"";
+pub(super) fn file_pattern(value: &DeValue<'_>, example: &str) -> Result<String, Wrong> {
+    let text = text(value, example)?;
+    let right = format!("write a path, as {example:?}");
     if text.is_empty() || text.contains('\0') {
         return Err(Wrong::new(format!("{} is no file", shown_text(text)), right));
     }

@@ -24,7 +24,7 @@ pub use error::{Blame, ControlError, Retry};
 pub use types::{
     Applied, BackupWriter, Consistency, Event, EventKind, Fresh, GroupStatus, KvItem, KvPage, KvQuery, LogEntry,
     LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView, Readiness, Role, ServerStatus, Standing,
-    Status, TableStatus, Terms, Vote,
+    Status, TableStatus, Terms, VipBind, VipStatus, Vote,
 };
 
 /// Does what takes a while apart from the threads that carry the links to peers.

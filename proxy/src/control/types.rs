@@ -128,6 +128,34 @@ pub struct Standing {
 pub struct Readiness {
     /// Every reason why not, in plain words; ready when there is none.
     pub reasons: Vec<String>,
+    /// How its VIPs stand; `None` where it is not told to announce any.
+    pub vip: Option<VipStatus>,
+}
+
+/// How the VIPs stand on an instance that announces them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipStatus {
+    /// Whether they are to be announced.
+    pub wanted: bool,
+    /// Whether they are, as was acknowledged; `None`: nobody knows.
+    pub announced: Option<bool>,
+    /// Since when that is so, in milliseconds since 1970 by this instance's clock.
+    pub since_unix_ms: u64,
+    /// Why they are not to be announced, in plain words.
+    pub reasons: Vec<String>,
+    /// Why the last try to announce or withdraw failed.
+    pub error: Option<String>,
+    /// Every VIP, by address.
+    pub binds: Vec<VipBind>,
+}
+
+/// A VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipBind {
+    /// Where clients come to.
+    pub address: SocketAddr,
+    /// What keeps it from being served here.
+    pub problem: Option<String>,
 }
 
 impl Readiness {

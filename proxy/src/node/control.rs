@@ -42,7 +42,7 @@ impl Control for Fleet {
     }
 
     fn readiness(&self) -> Readiness {
-        Readiness { reasons: self.reasons_not_ready() }
+        Readiness { reasons: self.reasons_not_ready(), vip: self.inner.vip.get().map(|status| status()) }
     }
 
     async fn status(&self) -> Status {

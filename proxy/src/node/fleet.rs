@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::{clock::now_ms, disk::DiskUsage, health::Health, input::Input, shared::Shared};
 use crate::{
     choice::{Choice, Chooser, Member, Refusal, Source},
-    control::ControlError,
+    control::{ControlError, VipStatus},
     metrics::Decisions,
 };
 
@@ -50,7 +50,12 @@ pub(super) struct Inner {
     pub usage: Arc<DiskUsage>,
     /// Open connections of a pool, as the data path counts them.
     pub connections: OnceLock<Connections>,
+    /// How the VIPs stand, where there is somebody who announces them.
+    pub vip: OnceLock<VipLook>,
 }
+
+/// Tells how the VIPs stand.
+pub type VipLook = Box<dyn Fn() -> VipStatus + Send + Sync>;
 
 /// Counts the open connections of the pool of that name.
 pub type Connections = Box<dyn Fn(&str) -> u64 + Send + Sync>;

@@ -188,6 +188,7 @@ impl Node {
                 transport: OnceLock::from(transport.clone()),
                 usage: Arc::clone(&usage),
                 connections: OnceLock::new(),
+                vip: OnceLock::new(),
             }),
         };
         // A fleet of one needs to hear nobody.
@@ -242,6 +243,11 @@ impl Node {
     /// Tells how open connections are counted.
     pub fn count_connections(&self, count: super::fleet::Connections) {
         drop(self.fleet.inner.connections.set(count));
+    }
+
+    /// Tells how the VIPs stand.
+    pub fn show_vip(&self, look: super::fleet::VipLook) {
+        drop(self.fleet.inner.vip.set(look));
     }
 
     /// Ends the threads, having stored everything; without that where the disk is full, as nothing was acknowledged.

@@ -56,7 +56,8 @@ pub async fn healthz() -> Json<serde_json::Value> {
 pub async fn readyz<C: Control>(State(control): State<C>) -> Response {
     let readiness = control.readiness();
     let status = if readiness.ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = ReadyJson { ready: readiness.ready(), reasons: readiness.reasons };
+    let ready = readiness.ready();
+    let body = ReadyJson { ready, reasons: readiness.reasons, vip: readiness.vip.map(Into::into) };
     (status, Json(body)).into_response()
 }
 

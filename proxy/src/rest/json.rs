@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{
     Applied, Fresh, GroupStatus, KvItem, KvPage, LogEntry, LogSize, Member, Pin, PinPage, PinState, PoolsView, Role,
-    Standing, Status,
+    Standing, Status, VipBind, VipStatus,
 };
 
 use super::pool_json::PoolJson;
@@ -51,6 +51,35 @@ pub struct ReadyJson {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// How the VIPs stand, where the instance announces them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<VipJson>,
+}
+
+/// How the VIPs stand on the asked instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipJson {
+    /// Whether they are to be announced.
+    pub wanted: bool,
+    /// Whether they are, as was acknowledged; null where nobody knows.
+    pub announced: Option<bool>,
+    /// Since when that is so: milliseconds since 1970, by the instance's clock.
+    pub since_unix_ms: u64,
+    /// Why they are not to be announced.
+    pub reasons: Vec<String>,
+    /// Why the last try to announce or withdraw failed.
+    pub error: Option<String>,
+    /// Every VIP.
+    pub vips: Vec<VipBindJson>,
+}
+
+/// A VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipBindJson {
+    /// Address and port.
+    pub address: String,
+    /// What keeps it from being served here.
+    pub problem: Option<String>,
 }
 
 /// `/status`.
@@ -74,6 +103,9 @@ pub struct StatusJson {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// How the VIPs stand, where the instance announces them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<VipJson>,
     /// The committed version of the pools and verdicts.
     pub epoch: u64,
     /// The last index of group 0 applied here.
@@ -371,6 +403,14 @@ pub struct LogEntryJson {
     pub committed: bool,
 }
 
+impl From<VipStatus> for VipJson {
+    fn from(status: VipStatus) -> Self {
+        let VipStatus { wanted, announced, since_unix_ms, reasons, error, binds } = status;
+        let vip = |VipBind { address, problem }: VipBind| VipBindJson { address: address.to_string(), problem };
+        Self { wanted, announced, since_unix_ms, reasons, error, vips: binds.into_iter().map(vip).collect() }
+    }
+}
+
 impl From<Standing> for LeaderJson {
     fn from(standing: Standing) -> Self {
         Self { leader: standing.leader, term: standing.term }
@@ -390,6 +430,7 @@ impl From<Status> for StatusJson {
             leader: status.standing.leader,
             ready: status.readiness.ready(),
             reasons: status.readiness.reasons,
+            vip: status.readiness.vip.map(Into::into),
             epoch: epoch.0,
             applied_index: status.groups.first().map_or(0, |group| group.applied_index),
             groups: status.groups.into_iter().map(Into::into).collect(),

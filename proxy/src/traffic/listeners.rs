@@ -31,6 +31,8 @@ pub struct ListenerStatus {
     pub pool: String,
     /// Where it listens or should listen; the port is the real one once it listens.
     pub address: SocketAddr,
+    /// Whether that is a VIP, which need not be an address of this machine.
+    pub vip: bool,
     /// Why it does not listen; it is tried again.
     pub error: Option<String>,
 }
@@ -272,7 +274,7 @@ impl Entry {
             Listener::Open { address, .. } => (*address, None),
             Listener::Failed { error, .. } => (self.wanted.address, Some(error.clone())),
         };
-        ListenerStatus { pool: self.pool.spec().name.clone(), address, error }
+        ListenerStatus { pool: self.pool.spec().name.clone(), address, vip: self.wanted.vip, error }
     }
 }
 

@@ -41,7 +41,7 @@ use self::{
 pub use self::{
     limits::Limits,
     listeners::{ListenerStatus, Listeners},
-    workers::Phase,
+    workers::{Phase, Pulse},
 };
 use crate::choice::Chooser;
 
@@ -118,6 +118,12 @@ impl<C: Chooser> Traffic<C> {
     #[must_use]
     pub fn listeners(&self) -> watch::Receiver<Listeners> {
         self.listeners.clone()
+    }
+
+    /// Whether the threads that carry traffic run.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(&self.workers)
     }
 
     /// Client connections open now.

@@ -48,6 +48,10 @@ pub struct Seat {
     worker: usize,
 }
 
+/// Tells whether all workers run. Cheap to clone.
+#[derive(Clone)]
+pub struct Pulse(Arc<Workers>);
+
 /// Ends when a worker's runtime, and with it every connection on it, is gone.
 pub type Gone = oneshot::Receiver<()>;
 
@@ -117,6 +121,21 @@ impl Workers {
                 return;
             }
             idle.await;
+        }
+    }
+}
+
+impl Pulse {
+    pub(super) fn new(workers: &Arc<Workers>) -> Self {
+        Self(Arc::clone(workers))
+    }
+
+    /// Ends once each worker has come around; not while one hangs.
+    pub async fn beat(&self) {
+        let turns: Vec<_> = self.0.handles().map(|worker| worker.spawn(async {})).collect();
+        for turn in turns {
+            // An error means that the thread has ended, and nothing hangs there.
+            turn.await.ok();
         }
     }
 }

@@ -88,6 +88,16 @@ web   s2      127.0.0.1:8888     100  enabled  up       a=up b=down     0
     instance.control.not_ready(&["no lease for group 1"]);
     let ran = run(&instance, "status");
     assert!(ran.out.contains("not ready no lease for group 1\n"), "{}", ran.out);
+    let vips = "192.0.2.1:80, [2001:db8::1]:80 (it is on no interface)";
+    for (wanted, announced, error, line) in [
+        (true, Some(true), None, format!("announced: {vips}")),
+        (false, Some(false), None, format!("withdrawn: {vips}; the instance is not ready")),
+        (true, None, Some("no answer"), format!("unknown, nobody acknowledged anything: {vips}; no answer")),
+    ] {
+        instance.control.announces(wanted, announced, error);
+        let ran = run(&instance, "status");
+        assert!(ran.out.contains(&format!("\nvips      {line}\n")), "{}", ran.out);
+    }
     instance.stop();
 }
 

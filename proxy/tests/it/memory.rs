@@ -18,7 +18,7 @@ use flow::{
 use proxy::control::{
     Applied, BackupWriter, Configured, Consistency, Control, ControlError, Event, EventKind, Fresh, GroupStatus,
     KvItem, KvPage, KvQuery, LogEntry, LogRange, LogSize, Member, Pin, PinPage, PinState, PoolStatus, PoolsView,
-    Readiness, Result, Role, ServerStatus, Standing, Status, TableStatus, Terms, Vote,
+    Readiness, Result, Role, ServerStatus, Standing, Status, TableStatus, Terms, VipBind, VipStatus, Vote,
     flows::{FlowBackend, FlowTables},
 };
 use tokio::sync::watch;
@@ -41,6 +41,7 @@ struct State {
     members: Vec<Member>,
     leader: String,
     not_ready: Vec<String>,
+    vip: Option<VipStatus>,
     failure: Option<ControlError>,
     failed: usize,
     silent: bool,
@@ -67,6 +68,7 @@ impl MemoryControl {
             members: vec![member("a", 1, true), member("b", 2, true)],
             leader: "a".into(),
             not_ready: Vec::new(),
+            vip: None,
             failure: None,
             failed: 0,
             silent: false,
@@ -99,6 +101,22 @@ impl MemoryControl {
     /// Whether the instance serves.
     pub fn not_ready(&self, reasons: &[&str]) {
         self.state.lock().unwrap().not_ready = reasons.iter().map(|reason| (*reason).into()).collect();
+    }
+
+    /// It announces VIPs, of which one is not here.
+    pub fn announces(&self, wanted: bool, announced: Option<bool>, error: Option<&str>) {
+        let bind = |address: &str, problem: Option<&str>| VipBind {
+            address: address.parse().unwrap(),
+            problem: problem.map(str::to_owned),
+        };
+        self.state.lock().unwrap().vip = Some(VipStatus {
+            wanted,
+            announced,
+            since_unix_ms: 1_700_000_000_000,
+            reasons: if wanted { Vec::new() } else { vec!["the instance is not ready".to_owned()] },
+            error: error.map(str::to_owned),
+            binds: vec![bind("192.0.2.1:80", None), bind("[2001:db8::1]:80", Some("it is on no interface"))],
+        });
     }
 
     /// Requests that may fail are never answered from now on.
@@ -260,7 +278,8 @@ impl Control for MemoryControl {
     }
 
     fn readiness(&self) -> Readiness {
-        Readiness { reasons: self.state.lock().unwrap().not_ready.clone() }
+        let state = self.state.lock().unwrap();
+        Readiness { reasons: state.not_ready.clone(), vip: state.vip.clone() }
     }
 
     async fn status(&self) -> Status {

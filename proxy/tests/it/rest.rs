@@ -340,6 +340,31 @@ fn the_table_of_paths_is_what_is_served() {
 }
 
 #[test]
+fn an_instance_that_announces_vips_says_how_they_stand() {
+    let instance = Instance::start();
+    assert!(instance.ask("GET /status", "").json().get("vip").is_none());
+    instance.control.announces(true, Some(true), None);
+    let vip = json!({
+        "wanted": true,
+        "announced": true,
+        "since_unix_ms": 1_700_000_000_000_u64,
+        "reasons": [],
+        "error": null,
+        "vips": [
+            { "address": "192.0.2.1:80", "problem": null },
+            { "address": "[2001:db8::1]:80", "problem": "it is on no interface" },
+        ],
+    });
+    check(&instance, "GET /readyz", "", 200, json!({ "ready": true, "reasons": [], "vip": vip }));
+    assert_eq!(instance.ask("GET /status", "").json()["vip"], vip);
+    instance.control.announces(false, None, Some("BIRD does not answer"));
+    let vip = &instance.ask("GET /readyz", "").json()["vip"];
+    assert_eq!((&vip["announced"], &vip["error"]), (&json!(null), &json!("BIRD does not answer")));
+    assert_eq!(vip["reasons"], json!(["the instance is not ready"]));
+    instance.stop();
+}
+
+#[test]
 fn an_instance_that_does_not_serve_says_why() {
     let instance = Instance::start();
     instance.control.not_ready(&["no lease for group 1"]);

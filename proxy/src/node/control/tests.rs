@@ -57,6 +57,7 @@ impl Fixture {
             transport: OnceLock::new(),
             usage: Arc::new(DiskUsage::default()),
             connections: OnceLock::new(),
+            vip: OnceLock::new(),
         };
         Self { runtime, fleet: Fleet { inner: Arc::new(inner) }, inputs }
     }

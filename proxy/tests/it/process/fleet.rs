@@ -206,6 +206,13 @@ impl Fleet {
         SocketAddr::new(self.network.address(VIP_PLACE), self.instances[0].pool.port())
     }
 
+    /// The `vip` of `/readyz`.
+    pub fn vip_status(&self, place: usize) -> Value {
+        let (_, body) = self.readyz(place).unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap();
+        body["vip"].clone()
+    }
+
     /// Runs a command of the command line against an instance.
     pub fn cli(&self, place: usize, line: &str) -> Ran {
         let endpoint = self.instances[place].rest.to_string();

@@ -4,6 +4,7 @@
 //! directory of its own; all of it is gone at the end, also when the test panics.
 
 mod backend;
+mod bird;
 mod certificates;
 mod days;
 mod disk;
@@ -16,3 +17,4 @@ mod ports;
 mod start;
 mod stop;
 mod two;
+mod vip;
