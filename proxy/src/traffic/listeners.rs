@@ -33,6 +33,8 @@ pub struct ListenerStatus {
     pub address: SocketAddr,
     /// Whether that is a VIP, which need not be an address of this machine.
     pub vip: bool,
+    /// Whether it takes connections to that address wherever it is, by packet rules.
+    pub transparent: bool,
     /// Why it does not listen; it is tried again.
     pub error: Option<String>,
 }
@@ -274,7 +276,7 @@ impl Entry {
             Listener::Open { address, .. } => (*address, None),
             Listener::Failed { error, .. } => (self.wanted.address, Some(error.clone())),
         };
-        ListenerStatus { pool: self.pool.spec().name.clone(), address, vip: self.wanted.vip, error }
+        ListenerStatus { pool: self.pool.spec().name.clone(), address, vip: self.wanted.vip, transparent: self.wanted.transparent, error }
     }
 }
 

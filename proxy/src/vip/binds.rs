@@ -56,12 +56,13 @@ impl Binds {
     }
 }
 
-/// What keeps clients of a VIP from being served here.
+/// What keeps clients of a VIP from being served here. What comes to a transparent pool is led to it by packet rules, wherever the
+/// address is.
 fn problem(listener: &ListenerStatus, mut is_here: impl FnMut(IpAddr) -> bool) -> Option<String> {
     let ip = listener.address.ip();
     match &listener.error {
         Some(error) => Some(format!("it does not listen: {error}")),
-        None if is_here(ip) => None,
+        None if listener.transparent || is_here(ip) => None,
         None => Some(format!("it is on no interface of this machine: ip address add {ip}/{} dev lo", bits(ip))),
     }
 }
@@ -79,7 +80,7 @@ mod tests {
     const AWAY: &str = "198.51.100.7:80";
 
     fn listener(address: &str) -> ListenerStatus {
-        ListenerStatus { pool: "p".to_owned(), address: address.parse().unwrap(), vip: true, error: None }
+        ListenerStatus { pool: "p".to_owned(), address: address.parse().unwrap(), vip: true, transparent: false, error: None }
     }
 
     fn taken(address: &str) -> ListenerStatus {
@@ -115,6 +116,7 @@ mod tests {
         check(&mut Binds::default(), &[listener(AWAY)], &[away], &[]);
         let reason = "192.0.2.1:80: it does not listen: taken";
         check(&mut Binds::default(), &[taken(HERE), listener(AWAY)], &[reason, away], &[]);
+        check(&mut Binds::default(), &[ListenerStatus { transparent: true, ..listener(AWAY) }], &[], &["198.51.100.7"]);
         let v6 = "[2001:db8::9]:80: it is on no interface of this machine: ip address add 2001:db8::9/128 dev lo";
         check(&mut Binds::default(), &[listener("[2001:db8::9]:80")], &[v6], &[]);
     }

@@ -5,7 +5,7 @@
 
 use std::{io, net::IpAddr};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 /// Whether packets to `ip` are delivered here.
 ///
@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 /// If the kernel cannot be asked, as for want of descriptors.
 pub(super) fn is_local(ip: IpAddr) -> io::Result<bool> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::ROUTE))?;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
     send(&socket, &question(ip), SendFlags::empty())?;
     // The kernel has answered by now.
     let mut answer = [0; ANSWER_BYTES_MAX];
