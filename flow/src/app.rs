@@ -207,9 +207,9 @@ pub struct Label {
     pub confidence: Confidence,
     /// The name that was asked for, in lower case: SNI, Host, or the name in a question. At most [`HOST_BYTES_MAX`].
     pub host: Option<Box<str>>,
-    /// The first protocol that the client offered (RFC 7301).
+    /// The first protocol that the client offered (RFC 7301). At most [`ALPN_BYTES_MAX`].
     pub alpn: Option<Box<str>>,
-    /// The JA4 fingerprint of the client (github.com/FoxIO-LLC/ja4).
+    /// The JA4 fingerprint of the client (github.com/FoxIO-LLC/ja4). At most [`JA4_BYTES_MAX`].
     pub ja4: Option<Box<str>>,
     /// QUIC's version.
     pub quic_version: Option<u32>,
@@ -239,12 +239,24 @@ impl Label {
 /// Printable ASCII in lower case; none if it is not, or is empty or too long.
 #[must_use]
 pub fn name(bytes: &[u8]) -> Option<Box<str>> {
-    let fits = !bytes.is_empty() && bytes.len() <= HOST_BYTES_MAX && bytes.iter().all(u8::is_ascii_graphic);
+    name_within(bytes, HOST_BYTES_MAX)
+}
+
+/// The same of so many bytes at most.
+#[must_use]
+pub fn name_within(bytes: &[u8], most: usize) -> Option<Box<str>> {
+    let fits = !bytes.is_empty() && bytes.len() <= most && bytes.iter().all(u8::is_ascii_graphic);
     fits.then(|| bytes.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect::<String>().into())
 }
 
 /// Longest name.
 pub const HOST_BYTES_MAX: usize = 255;
+
+/// Longest protocol that a client offers: those that IANA has registered are shorter.
+pub const ALPN_BYTES_MAX: usize = 32;
+
+/// Longest fingerprint: three parts of 10, 12 and 12 characters.
+pub const JA4_BYTES_MAX: usize = 36;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,10 @@ use std::{
 
 use siphasher::sip::SipHasher24;
 
-pub use record::{Counts, End, FlowRecord, LABEL_BYTES_MAX, LABELS_MAX, Observation, Observed, Standing, Verdict};
+pub use record::{
+    Counts, End, FlowRecord, LABEL_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX, Observation, Observed, RECORD_BYTES_MAX,
+    Standing, Verdict,
+};
 
 use crate::{
     ids::{DIGEST_KEY, LogTime, Revision},
@@ -51,7 +54,7 @@ pub enum FlowCommand {
     Report {
         /// Who.
         sniffer: SnifferId,
-        /// In which life: a later one is higher. What an earlier life still says is refused.
+        /// In which life: a later one is higher. What an earlier life still says is refused while the later one reports.
         epoch: u64,
         /// The number of the batch within the life, from 1 on.
         sequence: u64,
@@ -84,7 +87,7 @@ pub enum FlowOutcome {
     Again,
     /// A batch is missing before this one: that of this number comes next.
     Gap(u64),
-    /// The sniffer has begun another life since.
+    /// The sniffer has begun another life since, and reported lately.
     OldEpoch(u64),
     /// There is no such flow.
     NoFlow,
@@ -92,6 +95,8 @@ pub enum FlowOutcome {
     Changed(Revision),
     /// More labels than a record may have, or longer ones.
     TooMany,
+    /// There are [`SNIFFERS_MAX`] that reported lately.
+    TooManySniffers,
     /// This version does not know the command.
     Unreadable,
 }
@@ -412,7 +417,8 @@ impl FlowTable {
         events: &[Observed],
         expiry: &mut Expiry,
     ) -> FlowOutcome {
-        let known = self.sniffers.get(&sniffer).cloned();
+        // A life that said nothing for long makes room for any: else one of a clock that was wrong would last for ever.
+        let known = self.sniffers.get(&sniffer).filter(|known| epoch >= known.epoch || !self.is_idle(known)).cloned();
         match &known {
             Some(known) if epoch < known.epoch && !plant::on(Plant::EarlierLife) => {
                 return FlowOutcome::OldEpoch(known.epoch);
@@ -429,10 +435,13 @@ impl FlowTable {
         if sequence != expected && !late {
             return FlowOutcome::Gap(expected);
         }
-        if known.is_none() && self.sniffers.len() >= SNIFFERS_MAX {
+        if !self.sniffers.contains_key(&sniffer) && self.sniffers.len() >= SNIFFERS_MAX {
             // The one that said nothing for longest; its next batch begins anew.
-            let oldest = self.sniffers.iter().min_by_key(|(id, reporter)| (reporter.at, **id)).map(|(id, _)| *id);
-            self.sniffers.remove(&oldest.unwrap_or(sniffer));
+            let oldest = self.sniffers.iter().min_by_key(|(id, reporter)| (reporter.at, **id));
+            match oldest.filter(|(_, reporter)| self.is_idle(reporter)).map(|(id, _)| *id) {
+                Some(idle) => self.sniffers.remove(&idle),
+                None => return FlowOutcome::TooManySniffers,
+            };
         }
         let name = match known {
             Some(known) if *known.name == *name => known.name,
@@ -443,6 +452,12 @@ impl FlowTable {
             self.observe(index, sniffer, epoch, event, expiry);
         }
         FlowOutcome::Done(index)
+    }
+
+    /// Whether a sniffer said nothing for as long as a record stays: all that it alone told of has left, so that nothing
+    /// counts twice or is lost when it is forgotten.
+    fn is_idle(&self, reporter: &Reporter) -> bool {
+        reporter.at.plus(self.limits.ttl_ms) <= self.time
     }
 
     fn observe(&mut self, index: Revision, sniffer: SnifferId, epoch: u64, event: &Observed, expiry: &mut Expiry) {
@@ -577,7 +592,7 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Most sniffers that see one flow.
 pub const OBSERVERS_MAX: usize = 8;
 
-/// Most sniffers of a fleet.
+/// Most sniffers of a fleet: another one is let in once one of them said nothing for as long as a record stays.
 pub const SNIFFERS_MAX: usize = 1_024;
 
 /// So many records that left are remembered, for who follows the table.

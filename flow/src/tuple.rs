@@ -1,9 +1,22 @@
 //! The 5-tuple of a flow, the same for both of its directions and everywhere: sniffers, load balancers, other people's tools.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use sha1::{Digest, Sha1};
+
+/// The protocols above IP that have a name here, by their IANA numbers.
+pub const PROTOCOLS: [(u8, &str); 5] = [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp")];
+
+/// A protocol's name, or its number where it has none here.
+#[must_use]
+pub fn protocol_name(number: u8) -> Cow<'static, str> {
+    let named = PROTOCOLS.iter().find(|(known, _)| *known == number);
+    named.map_or_else(|| number.to_string().into(), |(_, name)| (*name).into())
+}
 
 /// The version of IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use flow::{
     ControlOutcome, PinOutcome, Revision,
+    flows::FlowOutcome,
     plant::{self, Plant},
 };
 use raftlog::{GroupId, driver::Rejection};
@@ -102,6 +103,9 @@ impl Replica {
             (Asker::Submit(ticket), Outcome::Control(outcome)) => {
                 self.outputs.push(Output::Submitted(ticket, Ok(outcome)));
             }
+            (Asker::Submit(ticket), Outcome::Pin(PinOutcome::Holds(_))) if proposal.hidden => {
+                self.outputs.push(Output::Submitted(ticket, Err(SubmitError::Unknown)));
+            }
             (Asker::Submit(ticket), Outcome::Pin(PinOutcome::Holds(pin))) => {
                 let text = format!("the pin changed meanwhile: it is at revision {}", pin.revision);
                 self.outputs.push(Output::Submitted(ticket, Ok(ControlOutcome::Conflict(text))));
@@ -114,6 +118,10 @@ impl Replica {
             }
             (Asker::Choice(ticket), Outcome::Pin(outcome)) => {
                 self.choosing.applied(ticket, matches!(outcome, PinOutcome::Holds(_)));
+            }
+            // An earlier copy may have changed the record itself, which may have left since. Batches are numbered.
+            (Asker::Flow(ticket), Outcome::Flow(FlowOutcome::Changed(_) | FlowOutcome::NoFlow)) if proposal.hidden => {
+                self.outputs.push(Output::Reported(ticket, Err(SubmitError::Unknown)));
             }
             (Asker::Flow(ticket), Outcome::Flow(outcome)) => self.outputs.push(Output::Reported(ticket, Ok(outcome))),
             // Who asks what is answered by entries of that group.

@@ -183,9 +183,9 @@ impl Replica {
         request.wrap(Some(self.session_owner()), &proposal.data).into()
     }
 
-    /// A snapshot of group 0 was installed: what was sent may have been carried out in what it skipped.
-    pub(crate) fn hide_outcomes(&mut self) {
-        for proposal in self.proposals.values_mut().filter(|proposal| proposal.group == GroupId(0)) {
+    /// A snapshot of a group was installed: what was sent may have been carried out in what it skipped.
+    pub(crate) fn hide_outcomes(&mut self, group: GroupId) {
+        for proposal in self.proposals.values_mut().filter(|proposal| proposal.group == group) {
             proposal.hidden |= proposal.maybe;
         }
     }

@@ -83,12 +83,14 @@ impl Replica {
             (Some(state), Place::Flows(place)) => self.flows[place].restore(state, of),
         };
         match restored {
-            Ok(()) if group == GroupId(0) => {
-                self.hide_outcomes();
-                self.control_applied(true);
+            Ok(()) => {
+                self.hide_outcomes(group);
+                match place {
+                    Place::Control => self.control_applied(true),
+                    Place::Pins(_) => self.choosing.wake(group),
+                    Place::Flows(_) => {}
+                }
             }
-            Ok(()) if matches!(place, Place::Pins(_)) => self.choosing.wake(group),
-            Ok(()) => {}
             Err(error) => return self.break_down(group, format!("the snapshot at index {index}: {error}")),
         }
         self.members_seen = None;

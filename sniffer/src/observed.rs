@@ -13,12 +13,6 @@ pub fn observed(event: &Event, config: &Config) -> Observed {
         Kind::Start | Kind::Update => None,
         Kind::End(end) | Kind::Short(end) => Some(end),
     };
-    let standing = match flow.state {
-        _ if end.is_some() => Standing::Ended,
-        State::New => Standing::New,
-        State::Established => Standing::Established,
-        State::Closing | State::Closed => Standing::Closing,
-    };
     let (mut counts, mut tcp_flags) = (flow.counts, flow.tcp_flags);
     if !flow.from_low {
         counts.reverse();
@@ -28,7 +22,7 @@ pub fn observed(event: &Event, config: &Config) -> Observed {
         key: flow.key,
         seventh: config.seven.then(|| (flow.tos, config.ingress << 12 | u32::from(flow.vlan.unwrap_or_default()))),
         from_low: flow.from_low,
-        standing,
+        standing: standing(event),
         end,
         first_us: flow.first_us,
         last_us: flow.last_us,
@@ -37,6 +31,17 @@ pub fn observed(event: &Event, config: &Config) -> Observed {
         vlan: flow.vlan,
         sample: config.sample.max(1),
         label: flow.label.as_deref().cloned(),
+    }
+}
+
+/// How far the flow is.
+#[must_use]
+pub fn standing(event: &Event) -> Standing {
+    match (event.kind, event.flow.state) {
+        (Kind::End(_) | Kind::Short(_), _) => Standing::Ended,
+        (_, State::New) => Standing::New,
+        (_, State::Established) => Standing::Established,
+        (_, State::Closing | State::Closed) => Standing::Closing,
     }
 }
 

@@ -1,7 +1,8 @@
 //! `sniffer read`: a capture file as flow records.
 
 use std::{
-    io::BufReader,
+    fs,
+    io::{self, BufReader, Seek},
     path::{Path, PathBuf},
 };
 
@@ -36,26 +37,38 @@ pub struct Report {
     pub flows: Vec<Record>,
 }
 
+impl Report {
+    /// Of a file that is not read yet.
+    fn of(path: &Path) -> Self {
+        Self { file: path.display().to_string(), ..Self::default() }
+    }
+}
+
 /// Reads a capture. What could be read is in the report also where an error says that it was not all.
 #[must_use]
 pub fn read(path: &Path, filter: Option<&str>, config: Config) -> (Report, Option<CaptureError>) {
-    read_telling(path, filter, config, |_| {})
+    match fs::File::open(path) {
+        Ok(file) => read_telling(path, file, filter, config, |_| {}),
+        Err(error) => (Report::of(path), Some(CaptureError::Open { path: path.to_owned(), why: error.to_string() })),
+    }
 }
 
-/// The same; `tell` hears of each event.
+/// The same of a file that is open; `tell` hears of each event.
 #[must_use]
 pub fn read_telling(
     path: &Path,
+    file: fs::File,
     filter: Option<&str>,
     config: Config,
     mut tell: impl FnMut(&[Event]),
 ) -> (Report, Option<CaptureError>) {
-    let mut report = Report { file: path.display().to_string(), ..Report::default() };
+    let mut report = Report::of(path);
+    let again = file.try_clone();
     let mut tracker = Tracker::new(config);
     let mut skipped = [0; Skip::ALL.len()];
     let mut records = Vec::new();
     let opened =
-        File::open(path).and_then(|mut file| filter.map_or(Ok(()), |filter| file.filter(filter)).map(|()| file));
+        File::of(path, file).and_then(|mut file| filter.map_or(Ok(()), |filter| file.filter(filter)).map(|()| file));
     let mut take = |link: Option<Link>, captured: Captured<'_>| {
         report.packets += 1;
         let decoded = match link {
@@ -78,7 +91,7 @@ pub fn read_telling(
         file.each(|captured| take(link, captured))
     });
     let outcome = match outcome {
-        Err(CaptureError::Broken { path, packets, why }) => rest_of_differing(path, packets, why, filter, take),
+        Err(CaptureError::Broken { path, packets, why }) => rest_of_differing(path, again, packets, why, filter, take),
         outcome => outcome,
     };
     tracker.finish();
@@ -96,13 +109,16 @@ pub fn read_telling(
 /// its error stays.
 fn rest_of_differing(
     path: PathBuf,
+    file: io::Result<fs::File>,
     packets: u64,
     why: String,
     filter: Option<&str>,
     mut take: impl FnMut(Option<Link>, Captured<'_>),
 ) -> Result<(), CaptureError> {
     let broken = |packets, why| Err(CaptureError::Broken { path: path.clone(), packets, why });
-    let Ok(file) = std::fs::File::open(&path) else { return broken(packets, why) };
+    // From its beginning: libpcap has read some of it.
+    let rewound = file.and_then(|mut file| file.rewind().map(|()| file));
+    let Ok(file) = rewound else { return broken(packets, why) };
     let mut blocks = Blocks::new(BufReader::new(file));
     let mut read = 0;
     loop {

@@ -857,6 +857,9 @@ pub struct FlowRevision {
     /// How many records had left the shard by then, ever.
     #[prost(uint64, optional, tag = "3")]
     pub left: ::core::option::Option<u64>,
+    /// The first 32 bits of the fleet's uuid: entries of another fleet mean nothing. 0: not said.
+    #[prost(fixed32, tag = "4")]
+    pub fleet: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FlowsWatchRequest {
@@ -871,7 +874,7 @@ pub struct FlowsWatchResponse {
     /// Where it is not empty, all up to there was told, and the watch can be taken up again from there.
     #[prost(message, repeated, tag = "4")]
     pub reached: ::prost::alloc::vec::Vec<FlowRevision>,
-    #[prost(oneof = "flows_watch_response::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "flows_watch_response::Kind", tags = "1, 2, 3, 5")]
     pub kind: ::core::option::Option<flows_watch_response::Kind>,
 }
 /// Nested message and enum types in `FlowsWatchResponse`.
@@ -884,8 +887,14 @@ pub mod flows_watch_response {
         Left(super::FlowLeft),
         #[prost(message, tag = "3")]
         Lagged(super::FlowLagged),
+        #[prost(message, tag = "5")]
+        Reset(super::FlowsReset),
     }
 }
+/// `after` is of another fleet, or of this one before it was restored: nothing that was told before is so any more. All there
+/// is follows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowsReset {}
 /// A record expired or gave way.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlowLeft {

@@ -21,6 +21,22 @@ pub enum Standing {
     Ended,
 }
 
+impl Standing {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::New, Self::Established, Self::Closing, Self::Ended];
+
+    /// In a word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// Why a flow is over, by who saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -35,6 +51,20 @@ pub enum End {
     Reused,
     /// The sniffer, or its capture, came to its end.
     Finished,
+}
+
+impl End {
+    /// In a word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Closed => "closed",
+            Self::Evicted => "evicted",
+            Self::Reused => "reused",
+            Self::Finished => "finished",
+        }
+    }
 }
 
 /// Packets of one direction.
@@ -261,9 +291,11 @@ impl FlowRecord {
             }
         }
         let long = verdict.is_some_and(|verdict| verdict.action.len().max(verdict.source.len()) > LABEL_BYTES_MAX);
-        if changed.len() > LABELS_MAX || long {
+        let bytes: usize = changed.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if changed.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX || long {
             return false;
         }
+        changed.shrink_to_fit();
         self.labels = changed;
         if let Some(verdict) = verdict {
             self.verdict = Some((verdict.clone(), now));
@@ -305,3 +337,9 @@ pub const LABELS_MAX: usize = 16;
 
 /// Longest name or value of them, and of a verdict's words.
 pub const LABEL_BYTES_MAX: usize = HOST_BYTES_MAX;
+
+/// Most bytes of all their names and values together.
+pub const LABELS_BYTES_MAX: usize = 1_024;
+
+/// No record takes more memory, its strings included, the table's indexes of it not.
+pub const RECORD_BYTES_MAX: usize = 4_096;

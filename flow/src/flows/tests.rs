@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    app::{App, Confidence, Label},
+    app::{ALPN_BYTES_MAX, App, Confidence, HOST_BYTES_MAX, JA4_BYTES_MAX, Label},
     tuple::{Endpoint, FlowKey},
 };
 
@@ -200,6 +200,69 @@ fn annotations_go_by_revision_and_are_bounded() {
     assert_eq!(&*record.verdict.as_ref().unwrap().0.action, "drop", "it stays until another one comes");
     let none = FlowCommand::Annotate { flow: FlowId(1), revision: Revision(0), labels: Vec::new(), verdict: None };
     assert_eq!(one.apply(&none), FlowOutcome::NoFlow);
+}
+
+#[test]
+fn a_record_takes_no_more_memory_than_is_said() {
+    let mut one = Applier::new(FlowLimits::default());
+    let word = |length| Some("a".repeat(length).into_boxed_str());
+    let mut label = Label::new(App::Tls, Confidence::Payload);
+    (label.host, label.alpn, label.ja4) = (word(HOST_BYTES_MAX), word(ALPN_BYTES_MAX), word(JA4_BYTES_MAX));
+    for sniffer in 0..=OBSERVERS_MAX as u64 {
+        one.report(sniffer, 1, 1, vec![Observed { label: Some(label.clone()), ..event(1, 1) }]);
+    }
+    let flow = event(1, 0).id();
+    let long = "x".repeat(LABEL_BYTES_MAX);
+    let each = LABELS_BYTES_MAX / LABELS_MAX;
+    let labels = |value: usize| (0..LABELS_MAX).map(|at| (format!("{at:03}"), "y".repeat(value - 3))).collect();
+    let verdict = Some(Verdict { action: long.as_str().into(), source: long.as_str().into() });
+    let mut annotate = |labels| {
+        let revision = one.table.get(flow).unwrap().revision;
+        one.apply(&FlowCommand::Annotate { flow, revision, labels, verdict: verdict.clone() })
+    };
+    assert_eq!(annotate(labels(each + 1)), FlowOutcome::TooMany, "all together are bounded");
+    assert!(matches!(annotate(labels(each)), FlowOutcome::Done(_)));
+    let record = one.table.get(flow).unwrap();
+    let text = |text: &str| text.len();
+    let strings = record.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        + record.verdict.as_ref().map_or(0, |(verdict, _)| text(&verdict.action) + text(&verdict.source))
+        + record.label.iter().flat_map(|label| [&label.host, &label.alpn, &label.ja4]).flatten().map(|it| text(it)).sum::<usize>();
+    let lists = record.observations.capacity() * size_of::<Observation>()
+        + record.labels.capacity() * size_of::<(Box<str>, Box<str>)>();
+    let whole = size_of::<FlowRecord>() + lists + strings;
+    assert_eq!((record.observations.len(), record.labels.len()), (OBSERVERS_MAX, LABELS_MAX));
+    assert!(whole <= RECORD_BYTES_MAX, "{whole}");
+}
+
+#[test]
+fn a_place_of_a_sniffer_is_given_away_when_it_has_nothing_left_in_the_table() {
+    let mut one = Applier::new(FlowLimits { flows: 100, ttl_ms: 1000, ended_ttl_ms: 100 });
+    for sniffer in 0..SNIFFERS_MAX as u64 {
+        one.report(sniffer, 1, 1, Vec::new());
+    }
+    one.now += 999;
+    one.report(0, 1, 2, vec![event(1, 1)]);
+    assert_eq!(one.report(5_000, 1, 1, Vec::new()), FlowOutcome::TooManySniffers);
+    assert!(one.table.sniffer(SnifferId(1)).is_some() && one.table.sniffer(SnifferId(5_000)).is_none());
+    one.now += 1;
+    assert!(matches!(one.report(5_000, 1, 1, Vec::new()), FlowOutcome::Done(_)), "others were silent for a record's time");
+    assert!(one.table.sniffer(SnifferId(1)).is_none() && one.table.sniffer(SnifferId(0)).is_some());
+    // The one that was forgotten is told with which number it goes on.
+    assert_eq!(one.report(1, 1, 2, Vec::new()), FlowOutcome::Gap(1));
+}
+
+#[test]
+fn a_life_of_a_wrong_clock_keeps_its_name_only_while_it_reports() {
+    let mut one = Applier::new(FlowLimits { flows: 100, ttl_ms: 1000, ended_ttl_ms: 100 });
+    one.report(7, u64::MAX, 1, vec![event(1, 5)]);
+    one.now += 999;
+    assert_eq!(one.report(7, 3, 1, Vec::new()), FlowOutcome::OldEpoch(u64::MAX));
+    one.now += 1;
+    assert_eq!(one.report(7, 3, 2, Vec::new()), FlowOutcome::Gap(1), "a life begins at its beginning");
+    assert!(matches!(one.report(7, 3, 1, vec![event(1, 2)]), FlowOutcome::Done(_)));
+    assert_eq!(one.table.sniffer(SnifferId(7)).unwrap().epoch, 3);
+    assert!(matches!(one.report(7, 4, 1, Vec::new()), FlowOutcome::Done(_)));
+    assert_eq!(one.report(7, 3, 2, Vec::new()), FlowOutcome::OldEpoch(4));
 }
 
 /// A table that has a bit of everything.

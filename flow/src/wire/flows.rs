@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::{Empty, WireError, pick, port};
 use crate::{
-    app::{App, Confidence, HOST_BYTES_MAX, Label},
+    app::{ALPN_BYTES_MAX, App, Confidence, HOST_BYTES_MAX, JA4_BYTES_MAX, Label},
     flows::{
         Counts, EVENTS_PER_BATCH_MAX, End, FlowCommand, FlowId, FlowRecord, LABELS_MAX, NAME_BYTES_MAX, OBSERVERS_MAX,
         Observation, Observed, SnifferId, Standing, Verdict,
@@ -525,17 +525,17 @@ impl TryFrom<LabelMessage> for Label {
 
     fn try_from(message: LabelMessage) -> Result<Self, WireError> {
         let app = u16::try_from(message.app).ok().and_then(App::of).ok_or(WireError::Field("app"))?;
-        let text = |text: String| match text.len() {
+        let text = |text: String, most: usize| match text.len() {
             0 => Ok(None),
-            1..=HOST_BYTES_MAX => Ok(Some(text.into_boxed_str())),
+            length if length <= most => Ok(Some(text.into_boxed_str())),
             _ => Err(WireError::Field("label")),
         };
         Ok(Self {
             app,
             confidence: pick(&Confidence::ALL, message.confidence.wrapping_sub(1), "confidence")?,
-            host: text(message.host)?,
-            alpn: text(message.alpn)?,
-            ja4: text(message.ja4)?,
+            host: text(message.host, HOST_BYTES_MAX)?,
+            alpn: text(message.alpn, ALPN_BYTES_MAX)?,
+            ja4: text(message.ja4, JA4_BYTES_MAX)?,
             quic_version: message.quic_version,
         })
     }
@@ -554,8 +554,7 @@ impl From<VerdictMessage> for Verdict {
 }
 
 pub(crate) fn standing(number: u32) -> Result<Standing, WireError> {
-    let all = [Standing::New, Standing::Established, Standing::Closing, Standing::Ended];
-    pick(&all, number.wrapping_sub(1), "standing")
+    pick(&Standing::ALL, number.wrapping_sub(1), "standing")
 }
 
 pub(crate) fn end(number: u32) -> Result<Option<End>, WireError> {
@@ -671,6 +670,23 @@ mod tests {
         assert!(FlowCommand::decode(&report(many).encode()).is_err());
         let nothing = [0x22, 0].repeat(EVENTS_PER_BATCH_MAX + 1);
         assert_eq!(FlowCommand::decode(&FlowCommand::of_report(&nothing)), Err(WireError::Field("events")));
+    }
+
+    #[test]
+    fn a_label_with_a_longer_word_than_there_may_be_is_refused() {
+        let labelled = |host: usize, alpn: usize, ja4: usize| {
+            let mut event = observed();
+            let word = |length| Some("a".repeat(length).into_boxed_str());
+            let label = event.label.as_mut().unwrap();
+            (label.host, label.alpn, label.ja4) = (word(host), word(alpn), word(ja4));
+            let report =
+                FlowCommand::Report { sniffer: SnifferId(1), epoch: 1, sequence: 1, name: "".into(), events: vec![event] };
+            FlowCommand::decode(&report.encode())
+        };
+        assert!(labelled(HOST_BYTES_MAX, ALPN_BYTES_MAX, JA4_BYTES_MAX).is_ok());
+        assert_eq!(labelled(HOST_BYTES_MAX + 1, 1, 1), Err(WireError::Field("label")));
+        assert_eq!(labelled(1, ALPN_BYTES_MAX + 1, 1), Err(WireError::Field("label")));
+        assert_eq!(labelled(1, 1, JA4_BYTES_MAX + 1), Err(WireError::Field("label")));
     }
 
     #[test]

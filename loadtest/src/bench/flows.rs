@@ -1,4 +1,5 @@
-//! Sniffers that tell a fleet of new flows: how many it acknowledges, how soon, and where the time goes.
+//! Sniffers that tell a fleet of new flows: how many it acknowledges, how soon, where the time goes, and what that costs
+//! clients that come for the first time.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -17,8 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::cores::Shares;
 use super::figures::{histogram, short};
+use super::load::{Act, Load, Origin, Sample};
 use super::subject::Subject;
 use super::{Machine, cpu, micros};
+use crate::ask::Door;
 use crate::error::{Error, Result};
 use crate::farm::Farm;
 use crate::fleet::Server;
@@ -65,8 +68,23 @@ pub struct Report {
     pub sniffers_cpu_us: f64,
     /// Batches that had to be sent again.
     pub refused: u64,
+    /// What clients met that were never there before, in a small closed loop, while no flow was told.
+    pub contacts_quiet: Contacts,
+    /// The same while all this came in.
+    pub contacts_flooded: Contacts,
     /// Flows in the table of the first instance at the end, and in the others': equal.
     pub flows_in_tables: Vec<u64>,
+}
+
+/// TCP first contacts, each a choice that has to be committed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Contacts {
+    /// Clients answered per second.
+    pub per_second: f64,
+    /// From before the connect to the answer, in microseconds: the median.
+    pub p50_us: f64,
+    /// The same for the slowest hundredth.
+    pub p99_us: f64,
 }
 
 /// Measures a fleet of three.
@@ -79,13 +97,26 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
     let servers = [Server { name: "s1".to_owned(), address: backend.address, weight: 100 }];
     watch("starting a fleet of three");
     let fleet = Subject::fleet(&plan.rocinante, INSTANCES, &site, &servers, &shares.all).await?;
-    watch("sniffers push");
+    watch("first contacts alone");
+    let entrances: Vec<_> = fleet.iter().flat_map(|instance| instance.entrances(Door::Tcp)).collect();
+    let load = |first| Load {
+        act: Act::TcpNew,
+        origin: Origin::Fresh { first },
+        entrances: entrances.clone(),
+        clients: CLIENTS,
+        warm_up: WARM_UP,
+        measured: Duration::from_secs(plan.seconds),
+        groups: Vec::new(),
+    };
+    let quiet = load(0).run().await?;
+    watch("sniffers push, and first contacts come in");
     let shared = Arc::new(Shared::default());
     let mut pushers = Vec::new();
     for number in 0..plan.sniffers {
         let to = (site.instance(InstanceId(number % INSTANCES)), GRPC_PORT).into();
         pushers.push(tokio::spawn(push(number, to, plan.events, Arc::clone(&shared))));
     }
+    let flooded = tokio::spawn(load(quiet.visits.1).run());
     tokio::time::sleep(WARM_UP).await;
     let groups: Vec<i32> = fleet.iter().filter_map(Subject::group).collect();
     let used = || -> Result<Duration> { groups.iter().map(|group| cpu::of_group(*group)).sum() };
@@ -95,7 +126,9 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
     shared.counts.store(false, Ordering::Relaxed);
     let elapsed = started.elapsed();
     let (instances, own) = (cpu::since(instances, used()?), cpu::since(own, cpu::of_this_process()?));
+    let flooded = flooded.await.map_err(|error| Error::Fleet(format!("the clients broke: {error}")))?;
     shared.stop.store(true, Ordering::Relaxed);
+    let flooded = flooded?;
     let mut times = histogram()?;
     for pusher in pushers {
         let found = pusher.await.map_err(|error| Error::Fleet(format!("a sniffer broke: {error}")))??;
@@ -126,8 +159,18 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
         instances_cpu_us: per_flow(instances),
         sniffers_cpu_us: per_flow(own),
         refused: shared.refused.load(Ordering::Relaxed),
+        contacts_quiet: contacts(&quiet),
+        contacts_flooded: contacts(&flooded),
         flows_in_tables,
     })
+}
+
+fn contacts(sample: &Sample) -> Contacts {
+    Contacts {
+        per_second: sample.asks as f64 / sample.elapsed.as_secs_f64(),
+        p50_us: micros(sample.latency.value_at_quantile(0.5)),
+        p99_us: micros(sample.latency.value_at_quantile(0.99)),
+    }
 }
 
 /// What the sniffers count together.
@@ -268,8 +311,14 @@ pub fn table(report: &Report) -> String {
         ("CPU of all instances per flow, us", report.instances_cpu_us),
         ("CPU of the sniffers per flow, us", report.sniffers_cpu_us),
         ("batches sent again", report.refused as f64),
+        ("first contacts alone, per second", report.contacts_quiet.per_second),
+        ("  p50, us", report.contacts_quiet.p50_us),
+        ("  p99, us", report.contacts_quiet.p99_us),
+        ("first contacts beside it, per second", report.contacts_flooded.per_second),
+        ("  p50, us", report.contacts_flooded.p50_us),
+        ("  p99, us", report.contacts_flooded.p99_us),
     ] {
-        text += &format!("{what:<36}{:>12}\n", short(figure));
+        text += &format!("{what:<38}{:>12}\n", short(figure));
     }
     let tables: Vec<String> = report.flows_in_tables.iter().map(u64::to_string).collect();
     text += &format!("flows in the instances' tables at the end: {}\n", tables.join(", "));
@@ -277,6 +326,8 @@ pub fn table(report: &Report) -> String {
 }
 
 const INSTANCES: u8 = 3;
+/// Clients that were never there before, each with one question in flight.
+const CLIENTS: u16 = 4;
 /// Not measured.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Batches that wait for the connection.

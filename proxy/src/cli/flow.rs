@@ -1,6 +1,7 @@
 //! `rocinante flow`: the table of flows, read, followed and written on.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -98,14 +99,60 @@ fn watch(
     reach: &Reach,
 ) -> Result<()> {
     let client = console.client(reach)?;
-    let mut follower = Follower::new(&client, "/flows/watch", filters(filter), after);
-    for _ in 0..count.unwrap_or(u64::MAX) {
+    let asked = filters(filter);
+    // From a position on, flows that were shown before it may leave.
+    let fresh = ["now", "start"].contains(&after.as_str());
+    let mut shown = Shown::new(fresh && asked.iter().any(|(_, value)| value.is_some()));
+    let mut follower = Follower::new(&client, "/flows/watch", asked, after);
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
         let event = follower.next()?;
+        if !shown.lets_through(&event)? {
+            continue;
+        }
+        left -= 1;
         let line = if reach.json { json_line(&event)? } else { line(&event)? };
         writeln!(console.out, "{line}")?;
         console.out.flush()?;
     }
     Ok(())
+}
+
+/// The flows that a watch with a filter has shown: an instance knows only the ids of those that left, and tells them all.
+struct Shown {
+    /// None: all are told of.
+    ids: Option<HashSet<u64>>,
+}
+
+impl Shown {
+    fn new(filtered: bool) -> Self {
+        Self { ids: filtered.then(HashSet::new) }
+    }
+
+    /// Whether an event is of interest. With more flows than are remembered, all that leave are told of from then on.
+    fn lets_through(&mut self, event: &Event) -> Result<bool> {
+        let Some(ids) = &mut self.ids else { return Ok(true) };
+        match event.kind.as_str() {
+            "changed" => {
+                let flow: FlowJson = read(event)?;
+                ids.insert(number(flow.id7.as_ref().unwrap_or(&flow.id5))?);
+                if ids.len() > SHOWN_MAX {
+                    self.ids = None;
+                }
+                Ok(true)
+            }
+            "left" => Ok(ids.remove(&number(&read::<LeftJson>(event)?.id)?)),
+            "reset" => {
+                ids.clear();
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+fn number(id: &str) -> Result<u64> {
+    id.parse().map_err(|_| Failure::reason(format!("an event of a flow {id:?}, which is no id")))
 }
 
 /// An event as scripts want it: `event`, `data` as it came and, where there is one, `position`.
@@ -131,6 +178,9 @@ fn line(event: &Event) -> Result<String> {
             let LeftJson { id, shard, .. } = read(event)?;
             format!("LEFT {id} (shard {shard})")
         }
+        "reset" => "RESET the position is of another fleet, or of this one before it was restored: what was told before \
+                    counts no more, all there is follows"
+            .to_owned(),
         "lagged" => {
             let LaggedJson { shard, missed, .. } = read(event)?;
             let missed = missed.map_or_else(|| "an unknown number of".to_owned(), |missed| missed.to_string());
@@ -260,8 +310,13 @@ fn end(address: IpAddr, port: u16) -> String {
 /// How long ago the first packet was, by the clocks of its sniffer and of this machine.
 fn age(first_us: u64) -> String {
     let first = UNIX_EPOCH + Duration::from_micros(first_us);
-    let age = SystemTime::now().duration_since(first).unwrap_or_default();
-    humantime::format_duration(Duration::from_secs(age.as_secs())).to_string()
+    span(SystemTime::now().duration_since(first).unwrap_or_default())
+}
+
+/// Whole seconds, in the two largest units that it has.
+fn span(time: Duration) -> String {
+    let text = humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// All that is known of a flow.
@@ -309,11 +364,11 @@ fn known(flow: &FlowJson) -> String {
         lines.push(format!("label     {name}={value}"));
     }
     if let Some(verdict) = &flow.verdict {
-        let age = humantime::format_duration(Duration::from_secs(verdict.age_ms / 1_000));
+        let age = span(Duration::from_millis(verdict.age_ms));
         lines.push(format!("verdict   {}, by {}, {age} ago", verdict.action, verdict.source));
     }
-    // Whole seconds: what is left is never overstated.
-    let left = humantime::format_duration(Duration::from_secs(flow.expires_in_ms / 1_000));
+    // What is left is never overstated.
+    let left = span(Duration::from_millis(flow.expires_in_ms));
     lines.push(format!("revision  {} in shard {}, leaves in {left}", flow.revision, flow.shard));
     let mut table = Table::new(OBSERVERS);
     for seen in &flow.observers {
@@ -349,15 +404,29 @@ const FLOWS: &[Column; 11] = &[
 
 const OBSERVERS: &[Column] = &[
     words("SNIFFER"),
-    words("LIFE"),
+    words("EPOCH"),
     numbers("SENT"),
     numbers("RETURNED"),
-    numbers("BYTES"),
-    numbers("RETURNED"),
+    numbers("BYTES-SENT"),
+    numbers("BYTES-RETURNED"),
     words("STATE"),
     words("END"),
     numbers("SAMPLE"),
 ];
 
+/// Most flows of which a watch with a filter remembers that it showed them: 16 MiB.
+const SHOWN_MAX: usize = 1 << 20;
+
 /// How often a flow that has changed meanwhile is read and written again.
 const TRIES: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units_at_most() {
+        let texts = [0, 59, 3_600, 93_784, 100 * 86_400].map(|seconds| span(Duration::from_millis(seconds * 1_000 + 999)));
+        assert_eq!(texts, ["0s", "59s", "1h", "1day 2h", "3months 8days"]);
+    }
+}

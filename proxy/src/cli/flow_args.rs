@@ -51,8 +51,9 @@ pub enum FlowCommand {
     #[command(after_help = "Examples:\n  rocinante flow watch --app dns\n  \
         rocinante flow watch --after start --json     all there are, then every change\n\n\
         Where an instance breaks off, it goes on at another one from the last position; what came after that position is shown \
-        again. LAGGED says how many flows left the table of which it is not told any more. With a filter, of flows that left \
-        all are told: only their ids are known.")]
+        again. LAGGED says how many flows left the table of which it is not told any more, RESET that the position is of another \
+        fleet. With a filter, LEFT is told of flows that were shown; from a position on, of all: which were shown before it is not \
+        known.")]
     Watch {
         /// Which.
         #[command(flatten)]

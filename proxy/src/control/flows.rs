@@ -1,22 +1,33 @@
 //! The table of flows as people and scripts ask for it: by name, by page, as it changes.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use flow::{
-    LogTime, Revision,
+    FleetId, LogTime, Revision,
     app::App,
     flows::{
-        Change, FlowCommand, FlowId, FlowOutcome, FlowRecord, FlowTable, LABEL_BYTES_MAX, LABELS_MAX, Reporter,
+        Change, FlowCommand, FlowId, FlowOutcome, FlowRecord, FlowTable, LABEL_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX, Reporter,
         SnifferId, Standing, Verdict,
     },
     tuple::{Endpoint, FlowKey, id_of_community},
 };
 
+pub use place::{CATCH_UP_PATIENCE, FlowCursor, FlowPosition, Place, tables_with};
+
 use super::{Applied, Control, ControlError, Result};
 
-/// All shards of the table as one instance has them at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct FlowTables(pub Vec<Arc<FlowTable>>);
+/// The table as one instance has it at one moment.
+#[derive(Clone, Debug)]
+pub struct FlowTables {
+    /// Whose it is.
+    pub fleet: FleetId,
+    /// Its shards, by their numbers.
+    pub shards: Vec<Arc<FlowTable>>,
+}
 
 /// By what a flow is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,17 +111,12 @@ pub struct FlowPage {
     pub next: Option<FlowCursor>,
 }
 
-/// Where a page ended: the last record shown, or looked at, of each shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowCursor(Vec<(Revision, FlowId)>);
-
-/// Up to where who follows the table was told of everything, shard by shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowPosition(Vec<(Revision, Option<u64>)>);
-
 /// What who follows the table is told.
 #[derive(Clone, Debug)]
 pub enum FlowNews {
+    /// The position was of another fleet, or of this one before it was restored: nothing that was told before is so any more.
+    /// All there is follows.
+    Reset,
     /// The record is so now.
     Changed(Box<FoundFlow>),
     /// A record left the table.
@@ -147,23 +153,23 @@ pub struct FlowWatch {
 impl FlowTables {
     /// How many shards there are.
     #[must_use]
-    pub fn shards(&self) -> u32 {
-        self.0.len() as u32
+    pub fn shard_count(&self) -> u32 {
+        self.shards.len() as u32
     }
 
     /// The lowest index applied in any shard.
     #[must_use]
     pub fn applied(&self) -> u64 {
-        self.0.iter().map(|table| table.applied().0).min().unwrap_or(0)
+        self.shards.iter().map(|table| table.applied().0).min().unwrap_or(0)
     }
 
     /// How far each sniffer's reports came, with the last batch of each shard.
     #[must_use]
     pub fn sniffers(&self) -> BTreeMap<SnifferId, Vec<Option<(Reporter, LogTime)>>> {
         let mut sniffers: BTreeMap<SnifferId, Vec<_>> = BTreeMap::new();
-        for (shard, table) in self.0.iter().enumerate() {
+        for (shard, table) in self.shards.iter().enumerate() {
             for (id, reporter) in table.sniffers() {
-                let of = sniffers.entry(*id).or_insert_with(|| vec![None; self.0.len()]);
+                let of = sniffers.entry(*id).or_insert_with(|| vec![None; self.shards.len()]);
                 of[shard] = Some((reporter.clone(), table.time()));
             }
         }
@@ -199,8 +205,8 @@ impl FlowTables {
             FlowName::Five(id) => self.of_five(id).take(1).filter(|found| found.record.seventh.is_none()).collect(),
             FlowName::All(id) => self.of_five(id).take(most).collect(),
             // Where a 7-tuple is depends on its 5-tuple.
-            FlowName::Seven(id) => (0..self.shards())
-                .filter_map(|shard| self.found(shard, id, self.0[shard as usize].get(id)?))
+            FlowName::Seven(id) => (0..self.shard_count())
+                .filter_map(|shard| self.found(shard, id, self.shards[shard as usize].get(id)?))
                 .filter(|found| found.record.seventh.is_some())
                 .take(most)
                 .collect(),
@@ -228,13 +234,13 @@ impl FlowTables {
     }
 
     fn of_five(&self, id: FlowId) -> impl Iterator<Item = FoundFlow> {
-        let shard = flow::flows::shard_of(id, self.shards());
-        let table = self.0.get(shard as usize).into_iter();
+        let shard = flow::flows::shard_of(id, self.shard_count());
+        let table = self.shards.get(shard as usize).into_iter();
         table.flat_map(move |table| table.of_five(id)).filter_map(move |(id, record)| self.found(shard, id, record))
     }
 
     fn found(&self, shard: u32, id: FlowId, record: &FlowRecord) -> Option<FoundFlow> {
-        let table = self.0.get(shard as usize)?;
+        let table = self.shards.get(shard as usize)?;
         let name =
             |sniffer| table.sniffer(sniffer).map_or_else(|| Arc::from(""), |reporter| Arc::clone(&reporter.name));
         let observers = record.observations().iter().map(|seen| name(seen.sniffer)).collect();
@@ -245,14 +251,14 @@ impl FlowTables {
     /// in front again. At most [`SCAN_MAX`] records are looked at, so a page may be short, or empty, and not the last.
     ///
     /// # Errors
-    /// If the cursor is of a table with another number of shards.
+    /// If the cursor is of another fleet.
     pub fn page(&self, filter: &FlowFilter, limit: usize, after: Option<FlowCursor>) -> Result<FlowPage> {
-        let start = (Revision(u64::MAX), FlowId(u64::MAX));
-        let mut cursor = after.unwrap_or_else(|| FlowCursor(vec![start; self.0.len()]));
-        if cursor.0.len() != self.0.len() {
-            return Err(ControlError::Invalid("the cursor is none of this fleet".to_owned()));
+        let mut cursor = after.unwrap_or_else(|| FlowCursor::begin(self));
+        if !cursor.is_of(self) || cursor.shards.len() != self.shards.len() {
+            let text = "the cursor is of another fleet, or of this one before it was restored: begin anew, without a cursor";
+            return Err(ControlError::Invalid(text.to_owned()));
         }
-        let tables = self.0.iter().zip(&cursor.0);
+        let tables = self.shards.iter().zip(&cursor.shards);
         let mut heads: Vec<_> = tables.map(|(table, before)| table.newest_before(*before).peekable()).collect();
         let (mut flows, mut looked_at) = (Vec::new(), 0);
         loop {
@@ -266,7 +272,7 @@ impl FlowTables {
             }
             let Some((id, record)) = heads[shard].next() else { continue };
             looked_at += 1;
-            cursor.0[shard] = (record.revision, id);
+            cursor.shards[shard] = (record.revision, id);
             if filter.lets_through(record) {
                 flows.extend(self.found(shard as u32, id, record));
             }
@@ -316,9 +322,9 @@ impl FlowFilter {
     /// # Errors
     /// If there is none.
     pub fn state_named(name: &str) -> Result<Standing> {
-        let found = STATES.into_iter().find(|state| state_name(*state) == name);
+        let found = Standing::ALL.into_iter().find(|state| state.name() == name);
         found.ok_or_else(|| {
-            ControlError::Invalid(format!("state {name:?}: {} are possible", STATES.map(state_name).join(", ")))
+            ControlError::Invalid(format!("state {name:?}: {} are possible", Standing::ALL.map(Standing::name).join(", ")))
         })
     }
 
@@ -346,17 +352,6 @@ impl FlowFilter {
     }
 }
 
-/// How far a flow is, in a word.
-#[must_use]
-pub fn state_name(state: Standing) -> &'static str {
-    match state {
-        Standing::New => "new",
-        Standing::Established => "established",
-        Standing::Closing => "closing",
-        Standing::Ended => "ended",
-    }
-}
-
 /// Whether `host` is `name`, or one below it.
 fn is_or_below(host: &str, name: &str) -> bool {
     let start = host.len().wrapping_sub(name.len());
@@ -379,19 +374,24 @@ impl FlowWatch {
     /// Follows from `position` on.
     ///
     /// # Errors
-    /// If the position is of a table with another number of shards.
+    /// If the position is of this fleet and names another number of shards than there are.
     pub fn new(tables: &FlowTables, filter: FlowFilter, position: Option<FlowPosition>) -> Result<Self> {
         let position = position.unwrap_or_else(|| FlowPosition::now(tables));
-        if position.0.len() != tables.0.len() {
-            return Err(ControlError::Invalid("the position is none of this fleet".to_owned()));
+        if position.is_of(tables) && position.shards.len() != tables.shards.len() {
+            return Err(ControlError::Invalid("the position names shards that this fleet does not have".to_owned()));
         }
-        let shards = position.0.iter().zip(&tables.0);
+        let mut watch = Self { position, filter, began: Vec::new(), turn: 0 };
+        watch.begin(tables);
+        Ok(watch)
+    }
+
+    fn begin(&mut self, tables: &FlowTables) {
+        let shards = self.position.shards.iter().zip(&tables.shards);
         let nothing = |((at, _), table): (&(Revision, Option<u64>), &Arc<FlowTable>)| match at.0 {
             0 => table.applied(),
             _ => Revision(0),
         };
-        let began = shards.map(nothing).collect();
-        Ok(Self { position, filter, began, turn: 0 })
+        self.began = shards.map(nothing).collect();
     }
 
     /// Up to where all was told.
@@ -403,12 +403,17 @@ impl FlowWatch {
     /// What is new, about `most` of it; nothing: there is no more.
     pub fn news(&mut self, tables: &FlowTables, most: usize) -> Vec<FlowNews> {
         let mut news = Vec::new();
-        for step in 0..tables.0.len() {
-            let shard = (self.turn + step) % tables.0.len();
-            let table = &tables.0[shard];
+        if !self.position.is_of(tables) {
+            self.position = FlowPosition::start(tables);
+            self.begin(tables);
+            news.push(FlowNews::Reset);
+        }
+        for step in 0..tables.shards.len() {
+            let shard = (self.turn + step) % tables.shards.len();
+            let table = &tables.shards[shard];
             // Nothing is new, or the asker knows more than this instance.
-            while self.position.0[shard].0 < table.applied() && news.len() < most {
-                let (revision, left) = self.position.0[shard];
+            while self.position.shards[shard].0 < table.applied() && news.len() < most {
+                let (revision, left) = self.position.shards[shard];
                 let missed = match left {
                     _ if !table.has_forgotten_after(revision) => Some(0),
                     Some(left) => Some(table.missed_after(revision, left)),
@@ -428,7 +433,7 @@ impl FlowWatch {
                     Some(last) if changes.len() >= most => last.revision(),
                     _ => table.applied(),
                 };
-                self.position.0[shard] = (reached, Some(known));
+                self.position.shards[shard] = (reached, Some(known));
                 for change in changes {
                     match change {
                         Change::Now(_, id) => {
@@ -444,96 +449,6 @@ impl FlowWatch {
         }
         self.turn = self.turn.wrapping_add(1);
         news
-    }
-}
-
-impl FlowPosition {
-    /// Before everything: all that is there comes first.
-    #[must_use]
-    pub fn start(tables: &FlowTables) -> Self {
-        // Whoever knows nothing misses nothing of what left.
-        let forgotten = |table: &FlowTable| table.left() - table.remembered_after(Revision(0));
-        Self(tables.0.iter().map(|table| (Revision(0), Some(forgotten(table)))).collect())
-    }
-
-    /// What is there now is known.
-    #[must_use]
-    pub fn now(tables: &FlowTables) -> Self {
-        Self(tables.0.iter().map(|table| (table.applied(), Some(table.left()))).collect())
-    }
-
-    /// Of each shard, by its number, what was reached; a shard that is not named begins now.
-    ///
-    /// # Errors
-    /// If there is no such shard.
-    pub fn of(tables: &FlowTables, shards: impl IntoIterator<Item = (u32, Revision, Option<u64>)>) -> Result<Self> {
-        let mut position = Self::now(tables);
-        for (shard, revision, left) in shards {
-            let Some(place) = position.0.get_mut(shard as usize) else {
-                return Err(ControlError::Invalid(format!("there is no shard {shard}")));
-            };
-            *place = (revision, left);
-        }
-        Ok(position)
-    }
-
-    /// What was reached, shard by shard: the entry, and how many records had left by then.
-    pub fn shards(&self) -> impl Iterator<Item = (Revision, Option<u64>)> {
-        self.0.iter().copied()
-    }
-
-    /// Reads what [`fmt::Display`] writes.
-    ///
-    /// # Errors
-    /// If it is no position.
-    pub fn parse(text: &str) -> Result<Self> {
-        let shard = |part: &str| {
-            let (revision, left) = part.split_once('.')?;
-            Some((Revision(revision.parse().ok()?), Some(left.parse().ok()?)))
-        };
-        let shards: Option<Vec<_>> = text.split('-').take(SHARDS_MAX + 1).map(shard).collect();
-        shards.filter(|shards| shards.len() <= SHARDS_MAX).map(Self).ok_or_else(|| {
-            ControlError::Invalid(format!(
-                "{text:?} is no position in the table of flows: start, now, or an event's id"
-            ))
-        })
-    }
-}
-
-impl fmt::Display for FlowPosition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (revision, left)) in self.0.iter().enumerate() {
-            let between = if place == 0 { "" } else { "-" };
-            write!(f, "{between}{revision}.{}", left.unwrap_or(0))?;
-        }
-        Ok(())
-    }
-}
-
-impl FlowCursor {
-    /// Reads what [`fmt::Display`] writes.
-    ///
-    /// # Errors
-    /// If it is no cursor.
-    pub fn parse(text: &str) -> Result<Self> {
-        let shard = |part: &str| {
-            let (revision, id) = part.split_once('.')?;
-            Some((Revision(revision.parse().ok()?), FlowId(u64::from_str_radix(id, 16).ok()?)))
-        };
-        let shards: Option<Vec<_>> = text.split('-').take(SHARDS_MAX + 1).map(shard).collect();
-        let shards = shards.filter(|shards| shards.len() <= SHARDS_MAX).map(Self);
-        shards
-            .ok_or_else(|| ControlError::Invalid(format!("{text:?} is no cursor: take the `next` of the page before")))
-    }
-}
-
-impl fmt::Display for FlowCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (revision, id)) in self.0.iter().enumerate() {
-            let between = if place == 0 { "" } else { "-" };
-            write!(f, "{between}{revision}.{:x}", id.0)?;
-        }
-        Ok(())
     }
 }
 
@@ -580,11 +495,11 @@ pub async fn annotate<C: Control>(
     }
 }
 
-const STATES: [Standing; 4] = [Standing::New, Standing::Established, Standing::Closing, Standing::Ended];
-
 fn too_many() -> ControlError {
-    let text = format!("a flow has {LABELS_MAX} labels at most; names and values have 1 to {LABEL_BYTES_MAX} bytes");
-    ControlError::Invalid(text)
+    ControlError::Invalid(format!(
+        "a flow has {LABELS_MAX} labels at most, of {LABELS_BYTES_MAX} bytes together; a name, value or word of a verdict has 1 to \
+         {LABEL_BYTES_MAX}"
+    ))
 }
 
 /// Most flows that the names of one request may find.
@@ -592,9 +507,3 @@ pub const FOUND_MAX: usize = 10_000;
 
 /// Most records that are looked at for one page.
 pub const SCAN_MAX: usize = 200_000;
-
-/// No fleet has more shards.
-const SHARDS_MAX: usize = 64;
-
-#[cfg(test)]
-mod tests;

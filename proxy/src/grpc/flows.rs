@@ -6,7 +6,7 @@ use api::v1::{self, flow_ack, flow_refused, flows_server::Flows};
 use bytes::Bytes;
 use flow::{
     Revision,
-    flows::{FlowCommand, FlowId, FlowOutcome, SnifferId, Verdict, shard_of},
+    flows::{FlowCommand, FlowId, FlowOutcome, SNIFFERS_MAX, SnifferId, Verdict, shard_of},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -24,7 +24,7 @@ use super::{
 use crate::control::{
     Consistency, Control, ControlError, Result as Answer, blocking,
     check::{PAGE_ROWS_MAX, parse_prefix},
-    flows::{FlowCursor, FlowFilter, FlowName, FlowNews, FlowPosition, FlowWatch, FoundFlow, annotate},
+    flows::{FlowCursor, FlowFilter, FlowName, FlowNews, FlowPosition, FlowWatch, FoundFlow, annotate, tables_with},
 };
 
 /// Most batches of one shard that one sniffer may have without an answer.
@@ -63,16 +63,16 @@ impl<C: Control> Flows for FlowsService<C> {
         let fleet = self.control.status().await.fleet_id;
         let hello = v1::FlowHello {
             fleet_id: fleet.map(|id| id.0.to_be_bytes().to_vec().into()).unwrap_or_default(),
-            shards: tables.shards(),
+            shards: tables.shard_count(),
             in_flight: IN_FLIGHT,
         };
         // Room for all answers that may be outstanding: answering never waits for whoever does not read.
-        let (acks, answers) = mpsc::channel((tables.shards() * IN_FLIGHT) as usize + 1);
+        let (acks, answers) = mpsc::channel((tables.shard_count() * IN_FLIGHT) as usize + 1);
         let hello = flow_ack::Kind::Hello(hello);
         drop(acks.send(Ok(v1::FlowAck { kind: Some(hello) })).await);
         let counters = self.counters.clone();
         let open = counters.open();
-        let push = Push { control: self.control.clone(), shards: tables.shards(), acks, counters };
+        let push = Push { control: self.control.clone(), shards: tables.shard_count(), acks, counters };
         let batches = request.into_inner();
         tokio::spawn(async move {
             let _held = (turn, open);
@@ -122,7 +122,7 @@ impl<C: Control> Flows for FlowsService<C> {
         let v1::FlowsListRequest { filter, limit, cursor, consistency: fresh } = request.into_inner();
         let (filter, limit) = (flow_filter(filter)?, rows(limit)?);
         let cursor = if cursor.is_empty() { None } else { Some(FlowCursor::parse(&cursor)?) };
-        let tables = self.control.flows(consistency(fresh)?).await?;
+        let tables = tables_with(&self.control, consistency(fresh)?, cursor.as_ref()).await?;
         let revisions = revisions(&FlowPosition::now(&tables));
         let control = self.control.clone();
         let (flows, next) = blocking(move || {
@@ -142,8 +142,11 @@ impl<C: Control> Flows for FlowsService<C> {
         let filter = flow_filter(filter)?;
         let mut changed = self.control.flows_changed();
         let tables = self.control.flows(Consistency::Local).await?;
+        let fleet = after.iter().map(|one| one.fleet).find(|fleet| *fleet != 0);
         let after = after.into_iter().map(|one| (one.shard, Revision(one.revision), one.left));
-        let mut watch = FlowWatch::new(&tables, filter, Some(FlowPosition::of(&tables, after)?))?;
+        let position = FlowPosition::of(&tables, fleet, after)?;
+        let tables = tables_with(&self.control, Consistency::Local, Some(&position)).await?;
+        let mut watch = FlowWatch::new(&tables, filter, Some(position))?;
         let (news, told) = mpsc::channel(NEWS_AHEAD);
         let control = self.control.clone();
         tokio::spawn(async move {
@@ -211,7 +214,7 @@ impl<C: Control> Flows for FlowsService<C> {
             name: report.name.to_string(),
         });
         Ok(Response::new(v1::FlowStatsResponse {
-            shards: (0..).zip(&tables.0).map(shard).collect(),
+            shards: (0..).zip(&tables.shards).map(shard).collect(),
             sniffers: sniffers.collect(),
         }))
     }
@@ -337,6 +340,9 @@ fn answer(batch: &Batch, outcome: Answer<FlowOutcome>) -> flow_ack::Kind {
         Ok(FlowOutcome::Again) => acked(0),
         Ok(FlowOutcome::Gap(expected)) => refused(flow_refused::Why::Expected(expected)),
         Ok(FlowOutcome::OldEpoch(epoch)) => refused(flow_refused::Why::OtherEpoch(epoch)),
+        Ok(FlowOutcome::TooManySniffers) => refused(flow_refused::Why::Later(format!(
+            "{SNIFFERS_MAX} sniffers reported lately, and there may not be more: one that is silent makes room"
+        ))),
         Ok(other) => refused(flow_refused::Why::Malformed(format!("the log answered {other:?}"))),
         Err(ControlError::Invalid(text)) => refused(flow_refused::Why::Malformed(text)),
         // Sent again it counts once.
@@ -387,6 +393,7 @@ fn revisions(position: &FlowPosition) -> Vec<v1::FlowRevision> {
         shard,
         revision: revision.0,
         left,
+        fleet: position.fleet(),
     };
     (0..).zip(position.shards()).map(of).collect()
 }
@@ -394,6 +401,7 @@ fn revisions(position: &FlowPosition) -> Vec<v1::FlowRevision> {
 fn news_kind<C: Control>(control: &C, news: &FlowNews) -> v1::flows_watch_response::Kind {
     use v1::flows_watch_response::Kind;
     match news {
+        FlowNews::Reset => Kind::Reset(v1::FlowsReset {}),
         FlowNews::Changed(found) => Kind::Changed(shown(control, found)),
         FlowNews::Left { id, shard, revision } => {
             Kind::Left(v1::FlowLeft { id: id.0, shard: *shard, revision: revision.0 })

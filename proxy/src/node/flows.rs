@@ -31,7 +31,9 @@ impl Fleet {
         for (group, _) in self.inner.shared.flows() {
             self.fresh(*group, consistency).await?;
         }
-        Ok(FlowTables(self.inner.shared.flows().iter().map(|(_, table)| table.load_full()).collect()))
+        let fleet = self.inner.shared.control().birth().map(|birth| birth.fleet).ok_or_else(super::control::starting)?;
+        let shards = self.inner.shared.flows().iter().map(|(_, table)| table.load_full()).collect();
+        Ok(FlowTables { fleet, shards })
     }
 
     pub(super) async fn report(&self, shard: u32, command: Bytes) -> Result<FlowOutcome> {

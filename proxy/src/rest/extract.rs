@@ -5,13 +5,13 @@ use std::time::Duration;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::{StatusCode, request::Parts},
+    http::{Method, StatusCode, Uri, request::Parts},
     response::IntoResponse,
 };
 use flow::Revision;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{failure::Failure, flow_json::parse_protocol};
+use super::{failure::Failure, flow_json::parse_protocol, paths};
 use crate::control::{
     Consistency, ControlError, Terms,
     check::{check_request, page_rows, parse_prefix},
@@ -209,9 +209,35 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for InQuery<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(invalid(rejection.body_text())),
+            Err(_) => Err(invalid(mistake::<T>(&parts.method, &parts.uri))),
         }
     }
+}
+
+/// Which parameter of a query is wrong, and what would be right.
+fn mistake<T: DeserializeOwned>(method: &Method, uri: &Uri) -> String {
+    let entries = paths::matching(uri.path()).into_iter().filter(|entry| entry.method == method.as_str());
+    let known: Vec<&str> = entries.flat_map(|entry| entry.query).copied().collect();
+    let mut given: Vec<&str> = Vec::new();
+    for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if known.is_empty() {
+            return format!("{name}: there are no parameters here");
+        }
+        if !known.contains(&name) {
+            return format!("there is no parameter {name}: {} are possible", known.join(", "));
+        }
+        if given.contains(&name) {
+            return format!("{name} is given twice");
+        }
+        given.push(name);
+        let alone = format!("/?{pair}").parse().is_ok_and(|uri: Uri| Query::<T>::try_from_uri(&uri).is_ok());
+        if !alone {
+            let most = if name == "port" { u64::from(u16::MAX) } else { u64::MAX };
+            return format!("{name}={value}: a number from 0 to {most} is expected");
+        }
+    }
+    "the query makes no sense: NAME=VALUE&NAME=VALUE is expected".to_owned()
 }
 
 impl<S: Send + Sync> FromRequest<S> for RawBody {

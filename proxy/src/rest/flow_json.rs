@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use flow::flows::{End, FlowId, FlowTable, Observation};
+use flow::{
+    flows::{FlowId, FlowTable, Observation},
+    tuple::{PROTOCOLS, protocol_name},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{
     ControlError, Result,
-    flows::{FlowBackend, FlowName, FlowTables, FoundFlow, state_name},
+    flows::{FlowBackend, FlowName, FlowTables, FoundFlow},
 };
 
 /// A flow.
@@ -244,6 +247,10 @@ pub struct NewVerdictJson {
     pub source: String,
 }
 
+/// The data of an event `reset`: the position was of another fleet, or of this one before it was restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetJson {}
+
 /// The data of an event `left`: a flow left the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftJson {
@@ -330,12 +337,12 @@ impl FlowJson {
             id7: record.seventh.map(|_| found.id.0.to_string()),
             community_id: key.community_id(),
             protocol: key.protocol,
-            protocol_name: protocol_name(key.protocol),
+            protocol_name: protocol_name(key.protocol).into_owned(),
             src,
             sport,
             dst,
             dport,
-            state: state_name(record.standing()).to_owned(),
+            state: record.standing().name().to_owned(),
             first_us: record.first_us(),
             last_us: record.last_us(),
             packets_fwd: forward.packets,
@@ -380,8 +387,8 @@ impl ObserverJson {
             packets_rev: reverse.packets,
             bytes_fwd: forward.bytes,
             bytes_rev: reverse.bytes,
-            state: state_name(seen.standing).to_owned(),
-            end: seen.end.map(|end| end_name(end).to_owned()),
+            state: seen.standing.name().to_owned(),
+            end: seen.end.map(|end| end.name().to_owned()),
             tcp_flags_fwd: flags_forward,
             tcp_flags_rev: flags_reverse,
             sample: (seen.sample > 1).then_some(seen.sample),
@@ -446,7 +453,7 @@ impl StatsJson {
             batches: report.sequences,
             silent_ms: report.silent_ms,
         });
-        Self { shards: (0..).zip(&tables.0).map(shard).collect(), sniffers: sniffers.collect() }
+        Self { shards: (0..).zip(&tables.shards).map(shard).collect(), sniffers: sniffers.collect() }
     }
 }
 
@@ -477,21 +484,3 @@ pub fn parse_protocol(text: &str) -> Result<u8> {
         ControlError::Invalid(format!("protocol {text:?}: {names}, or a number from 0 to 255"))
     })
 }
-
-/// A protocol's name, or its number where it has none here.
-fn protocol_name(number: u8) -> String {
-    let named = PROTOCOLS.iter().find(|(known, _)| *known == number);
-    named.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
-}
-
-fn end_name(end: End) -> &'static str {
-    match end {
-        End::Idle => "idle",
-        End::Closed => "closed",
-        End::Evicted => "evicted",
-        End::Reused => "reused",
-        End::Finished => "finished",
-    }
-}
-
-const PROTOCOLS: [(u8, &str); 5] = [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp")];

@@ -23,13 +23,13 @@ use tracing::debug;
 use super::{
     extract::{FlowsQuery, InQuery},
     failure::Failure,
-    flow_json::{LaggedJson, LeftJson},
+    flow_json::{LaggedJson, LeftJson, ResetJson},
     flows::shown,
 };
 use crate::{
     control::{
         Consistency, Control, ControlError,
-        flows::{FlowNews, FlowPosition, FlowTables, FlowWatch},
+        flows::{FlowNews, FlowPosition, FlowTables, FlowWatch, tables_with},
     },
     grpc::flows::WATCHES_MAX,
 };
@@ -65,7 +65,9 @@ pub async fn watch<C: Control>(
         Some(last) => Some(String::from_utf8_lossy(last.as_bytes()).into_owned()),
         None => query.after,
     };
-    let watch = FlowWatch::new(&tables, filter, Some(position(&tables, after.as_deref())?))?;
+    let position = position(&tables, after.as_deref())?;
+    let tables = tables_with(&control, Consistency::Local, Some(&position)).await?;
+    let watch = FlowWatch::new(&tables, filter, Some(position))?;
     let until = Instant::now() + WATCH_LIFETIME;
     let following =
         Following { control, changed, watch, news: Vec::new().into_iter(), greeted: false, until, _turn: turn };
@@ -155,6 +157,7 @@ impl<C: Control> Following<C> {
         while part.len() < PART_BYTES {
             let Some(news) = self.news.next() else { break };
             match news {
+                FlowNews::Reset => write_event(&mut part, "reset", &ResetJson {})?,
                 FlowNews::Changed(found) => write_event(&mut part, "changed", &shown(&self.control, &found))?,
                 FlowNews::Left { id, shard, revision } => {
                     let left = LeftJson { id: id.0.to_string(), shard, revision: revision.0 };

@@ -15,7 +15,7 @@ use super::{
 use crate::control::{
     Consistency, Control, ControlError, blocking,
     check::PAGE_ROWS_MAX,
-    flows::{FlowCursor, FlowName, FlowPosition, FoundFlow, annotate},
+    flows::{FlowCursor, FlowName, FlowPosition, FoundFlow, annotate, tables_with},
 };
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -25,7 +25,7 @@ pub async fn list<C: Control>(State(control): State<C>, InQuery(query): InQuery<
     query.check_page()?;
     let (filter, limit) = (query.filter()?, query.rows()?);
     let cursor = query.cursor.as_deref().map(FlowCursor::parse).transpose()?;
-    let tables = control.flows(query.consistency()?).await?;
+    let tables = tables_with(&control, query.consistency()?, cursor.as_ref()).await?;
     let page = blocking(move || {
         let page = tables.page(&filter, limit, cursor)?;
         Ok::<_, ControlError>(FlowsJson {

@@ -288,12 +288,14 @@ pub async fn openapi() -> Json<serde_json::Value> {
 pub async fn unmatched(method: Method, uri: Uri) -> Failure {
     let entries = paths::matching(uri.path());
     let Some(first) = entries.first() else {
-        return Failure::no_such_path(uri.path(), paths::names());
+        return Failure::no_such_path(uri.path(), paths::near(uri.path()));
     };
     let of_first = entries.iter().filter(|entry| entry.path == first.path);
     let methods: Vec<&str> = of_first.map(|entry| entry.method).collect();
     let error = format!("{} takes {}, not {method}", first.path, methods.join(", "));
-    let hint = format!("for example: curl -X {} http://HOST:REST{}", first.method, uri.path());
+    // A body that is no JSON is the caller's own.
+    let body = first.body.filter(|body| body.starts_with('{')).map_or_else(String::new, |body| format!(" -d '{body}'"));
+    let hint = format!("{} For example: curl -X {}{body} http://HOST:REST{}", first.summary, first.method, uri.path());
     Failure::wrong_method(error, hint, methods.join(", "))
 }
 

@@ -59,7 +59,7 @@ pub const PATHS: &[PathEntry] = &[
     body(
         "PUT",
         "/flows/{size}/{id}/verdict",
-        "Writes what shall be done with a flow if its revision is still the one given.",
+        "Writes what shall be done with a flow if its revision is still the one given; it stays until another takes its place.",
         &[],
         "{\"if_revision\": 42, \"action\": \"drop\", \"source\": \"firewall\"}",
     ),
@@ -103,6 +103,15 @@ pub fn names() -> Vec<String> {
     let mut names: Vec<String> = PATHS.iter().map(|entry| entry.path.to_owned()).collect();
     names.dedup();
     names
+}
+
+/// The names of the paths that begin as this one does; of all, if none does.
+#[must_use]
+pub fn near(path: &str) -> Vec<String> {
+    let first = |path: &str| path.split('/').nth(1).map(str::to_owned);
+    let (all, wanted) = (names(), first(path));
+    let near: Vec<String> = all.iter().filter(|name| first(name) == wanted).cloned().collect();
+    if near.is_empty() { all } else { near }
 }
 
 /// What the table has for a path that was asked for, over all methods.

@@ -200,25 +200,29 @@ fn what_makes_no_sense_is_refused_in_words() {
     let instance = Instance::start();
     for (path, words) in [
         ("/flows?prefix=10.0.0.0/33", "is no prefix"),
-        ("/flows?port=70000", "port"),
+        ("/flows?port=70000", "port=70000: a number from 0 to 65535 is expected"),
+        ("/flows?app=tls&limit=many", "limit=many: a number from 0 to"),
+        ("/flows?port=1&port=2", "port is given twice"),
         ("/flows?protocol=tcpp", "icmp, tcp, udp, icmpv6, sctp, or a number"),
         ("/flows?protocol=256", "a number from 0 to 255"),
         ("/flows?app=typo", "TLS, QUIC"),
         ("/flows?state=open", "new, established, closing, ended"),
         ("/flows?limit=0", "1 to 1000"),
         ("/flows?cursor=typo", "is no cursor"),
-        ("/flows?cursor=1.1", "none of this fleet"),
+        ("/flows?cursor=00000000-1.1", "is of another fleet"),
+        ("/flows?cursor=0000abcd-0.1-0.1", "is of another fleet"),
         ("/flows?after=now", "/flows/watch"),
-        ("/flows?typo=1", "typo"),
+        ("/flows?typo=1", "there is no parameter typo: prefix, port,"),
         ("/flows?max_staleness_ms=5", "consistency=bounded"),
         ("/flows/6/1", "5 or 7"),
         ("/flows/5/one", "no id of a flow"),
         ("/flows/5/-1", "no id of a flow"),
-        ("/flows/5/1?limit=3", "limit"),
+        ("/flows/5/1?limit=3", "there is no parameter limit: consistency, max_staleness_ms are possible"),
         ("/flows/community/1:abc", "is no Community ID"),
         ("/flows/community/a/b/c", "is no Community ID"),
         ("/flows/watch?after=later", "start, now, or an event's id"),
-        ("/flows/watch?after=1.1", "none of this fleet"),
+        ("/flows/watch?after=1.1", "start, now, or an event's id"),
+        ("/flows/watch?after=00000000-0.1", "shards that this fleet does not have"),
         ("/flows/watch?limit=5", "no limit"),
         ("/flows/watch?state=open", "new, established"),
     ] {
@@ -242,7 +246,13 @@ fn what_makes_no_sense_is_refused_in_words() {
     refused(&instance, "POST /flows/lookup", &many, "at most 1000");
     check(&instance, "DELETE /flows/5/1", "", 405, json!({ "reason": "wrong_method" }));
     check(&instance, "GET /flows/5/1/labels", "", 405, json!({ "reason": "wrong_method" }));
-    check(&instance, "GET /flows/5", "", 404, json!({ "reason": "no_such_path" }));
+    let lost = instance.ask("GET /flows/5", "");
+    assert_eq!((lost.status, &lost.json()["reason"]), (404, &json!("no_such_path")));
+    let near = lost.json()["paths"].as_array().unwrap().clone();
+    assert!(near.len() > 5 && near.iter().all(|path| path.as_str().unwrap().starts_with("/flows")), "{near:?}");
+    let wrong = instance.ask("DELETE /flows/5/1/verdict", "").json();
+    let hint = wrong["hint"].as_str().unwrap();
+    assert!(hint.contains("it stays until another takes its place") && hint.contains("-X PUT -d '{"), "{hint}");
     instance.stop();
 }
 
@@ -532,7 +542,7 @@ fn a_position_that_never_was_harms_nobody() {
     let instance = Instance::start();
     instance.control.report("tap", &flows(1..=20, 1));
     let most = u64::MAX;
-    for position in [format!("0.{most}-0.{most}"), format!("1.{most}-1.{most}")] {
+    for position in [format!("00000000-0.{most}-0.{most}"), format!("00000000-1.{most}-1.{most}")] {
         let mut watch = Watch::start(&instance, &format!("?after={position}"), "");
         instance.control.report("tap", &flows(1..=20, 2));
         instance.control.pass(180_000);
@@ -540,8 +550,44 @@ fn a_position_that_never_was_harms_nobody() {
         drop(watch);
         instance.control.report("tap", &flows(1..=20, 1));
     }
-    let ahead = Watch::start(&instance, &format!("?after={most}.{most}-{most}.{most}"), "");
-    drop(ahead);
+    instance.stop();
+}
+
+#[test]
+fn what_another_instance_told_that_was_ahead_is_waited_for_and_what_nobody_did_is_refused() {
+    let instance = Instance::start();
+    instance.control.report("tap", &flows(1..=20, 1));
+    let position = instance.ask("GET /flows", "").json()["position"].as_str().unwrap().to_owned();
+    // The next entry of each shard: it comes while somebody waits for it.
+    let ahead = position.replace("-1.", "-2.");
+    assert_ne!(ahead, position);
+    let mut watch = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| Watch::start(&instance, &format!("?after={ahead}"), ""));
+        instance.control.report("tap", &flows(1..=20, 2));
+        waits.join().unwrap()
+    });
+    instance.control.report("tap", &flows(1..=20, 3));
+    assert_eq!(watch.events(20), changed(1..=20));
+    let most = u64::MAX;
+    let told = json!({ "reason": "unavailable", "retry": "later" });
+    let never = format!("00000000-{most}.{most}-{most}.{most}");
+    check(&instance, &format!("GET /flows/watch?after={never}"), "", 503, told.clone());
+    check(&instance, "GET /flows?cursor=00000000-7777.1-0.1", "", 503, told);
+    drop(watch);
+    instance.stop();
+}
+
+#[test]
+fn a_position_of_another_fleet_is_answered_with_a_reset_and_all_there_is() {
+    let instance = Instance::start();
+    instance.control.report("tap", &flows(1..=20, 1));
+    let elsewhere = "1234abcd-5000.7-6000.8-7000.9";
+    let mut watch = Watch::start(&instance, &format!("?after={elsewhere}"), "");
+    assert_eq!(watch.position, elsewhere, "who is cut off now has not heard it");
+    assert_eq!(watch.event().kind, "reset");
+    assert_eq!(watch.events(20), changed(1..=20));
+    assert!(watch.position.starts_with("00000000-"), "{}", watch.position);
+    drop(watch);
     instance.stop();
 }
 

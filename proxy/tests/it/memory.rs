@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use flow::{
-    BackendId, Balance, Bind, Commit, Detector, Epoch, FleetId, HealthKind, HealthSpec, Incarnation, InstanceId,
+    BackendId, Balance, Bind, Commit, Detector, Epoch, HealthKind, HealthSpec, Incarnation, InstanceId,
     MemberAddress, OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState,
     SessionId, Tuning, View,
     flows::{FlowCommand, FlowOutcome, FlowRecord, Observed},
@@ -291,7 +291,7 @@ impl Control for MemoryControl {
             id: Some(InstanceId(1)),
             version: "0.0.0".into(),
             fleet: "test".into(),
-            fleet_id: Some(FleetId(0xabc)),
+            fleet_id: Some(flows::FLEET),
             standing: state.standing(),
             readiness,
             groups: vec![GroupStatus {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use flow::flows::FlowLimits;
+use flow::flows::{Counts, FlowCommand, FlowLimits, FlowOutcome, Observed, SnifferId, Standing};
+use flow::tuple::{Endpoint, FlowKey};
 use flow::{Birth, FleetId, Incarnation, MemberAddress, Revision};
 use raftlog::{
     Index, NodeId, Term,
@@ -18,12 +19,13 @@ struct Fleet {
     /// Frames from the first to the second are lost.
     cut: BTreeSet<(u64, u64)>,
     answers: BTreeMap<u64, Submitted>,
+    reports: BTreeMap<u64, Result<FlowOutcome, SubmitError>>,
 }
 
 impl Fleet {
     fn of(count: u64) -> Self {
         let replicas = (1..=count).map(|id| replica(id, count)).collect();
-        let mut fleet = Self { replicas, now_ms: 1_000_000, cut: BTreeSet::new(), answers: BTreeMap::new() };
+        let mut fleet = Self { replicas, now_ms: 1_000_000, cut: BTreeSet::new(), answers: BTreeMap::new(), reports: BTreeMap::new() };
         fleet.until(|fleet| fleet.replicas.iter().all(|replica| replica.control().birth().is_some()));
         fleet
     }
@@ -49,6 +51,9 @@ impl Fleet {
                 }
                 Output::Submitted(ticket, answer) => {
                     assert!(self.answers.insert(ticket.0, answer).is_none(), "one answer to one question");
+                }
+                Output::Reported(ticket, answer) => {
+                    assert!(self.reports.insert(ticket.0, answer).is_none(), "one answer to one question");
                 }
                 _ => {}
             }
@@ -113,7 +118,7 @@ fn replica(id: u64, count: u64) -> Replica {
         incarnation: Incarnation(id),
         lease_ms: 1000,
         pins_per_group_max: 3,
-        flow_groups: 0,
+        flow_groups: 1,
         flow_limits: FlowLimits::default(),
         choosing_max: 2,
         birth: Some(birth),
@@ -128,7 +133,7 @@ fn replica(id: u64, count: u64) -> Replica {
         snapshot: Some(SnapshotStart { index: Index(1), term: Term(1), meta: Members::founders(&nodes) }),
         entries: Vec::new(),
     };
-    Replica::new(config, vec![start(0), start(1)], BTreeMap::new()).unwrap()
+    Replica::new(config, vec![start(0), start(1), start(2)], BTreeMap::new()).unwrap()
 }
 
 fn put(key: &str) -> ControlCommand {
@@ -226,13 +231,67 @@ fn what_a_snapshot_may_hide_is_unknown_once_the_session_ended() {
     fleet.submit(1, 3, &put("k"), None);
     let request = Request { session: first, sequence: 100, answered_below: 100 };
     fleet.submit(1, 4, &put("k"), Some(request));
-    fleet.replicas[0].hide_outcomes();
+    fleet.replicas[0].hide_outcomes(GroupId(0));
     fleet.run(20);
     assert_eq!(fleet.answers[&3], Err(SubmitError::Unknown));
     assert_eq!(fleet.answers[&4], Err(SubmitError::Unknown));
     assert_eq!(fleet.revisions("k"), BTreeSet::from([None]));
     fleet.submit(1, 5, &put("k"), None);
     fleet.done(5);
+}
+
+fn observed() -> Observed {
+    let (version, low) = Endpoint::new([192, 0, 2, 1].into(), 1);
+    let (_, high) = Endpoint::new([192, 0, 2, 2].into(), 2);
+    Observed {
+        key: FlowKey::of(version, 6, low, high).0,
+        seventh: None,
+        from_low: true,
+        standing: Standing::New,
+        end: None,
+        first_us: 1,
+        last_us: 1,
+        counts: [Counts::default(); 2],
+        tcp_flags: [2, 0],
+        vlan: None,
+        sample: 1,
+        label: None,
+    }
+}
+
+#[test]
+fn a_label_that_a_snapshot_may_have_written_already_is_unknown_and_not_refused() {
+    let mut fleet = Fleet::of(1);
+    fleet.until(|fleet| fleet.replicas[0].driver.leads(GroupId(2)));
+    let report = |fleet: &mut Fleet, ticket, command: &FlowCommand| {
+        let deadline_ms = fleet.now_ms + 5000;
+        fleet.replicas[0].report(Ticket(ticket), 0, command.encode().into(), deadline_ms);
+    };
+    let (sniffer, events) = (SnifferId(1), vec![observed()]);
+    report(&mut fleet, 1, &FlowCommand::Report { sniffer, epoch: 1, sequence: 1, name: "tap".into(), events });
+    fleet.run(5);
+    let Some(Ok(FlowOutcome::Done(revision))) = fleet.reports.get(&1).cloned() else { panic!("{:?}", fleet.reports) };
+    let flow = observed().id();
+    let label = |value: &str| FlowCommand::Annotate {
+        flow,
+        revision,
+        labels: vec![("os".to_owned(), value.to_owned())],
+        verdict: None,
+    };
+    report(&mut fleet, 2, &label("linux"));
+    report(&mut fleet, 3, &label("bsd"));
+    fleet.run(5);
+    assert!(matches!(fleet.reports[&2], Ok(FlowOutcome::Done(_))));
+    assert!(matches!(fleet.reports[&3], Ok(FlowOutcome::Changed(_))), "nothing hides what became of it");
+    report(&mut fleet, 4, &label("bsd"));
+    fleet.replicas[0].hide_outcomes(GroupId(1));
+    fleet.replicas[0].hide_outcomes(GroupId(0));
+    fleet.run(5);
+    assert!(matches!(fleet.reports[&4], Ok(FlowOutcome::Changed(_))), "a snapshot of another group hides nothing of it");
+    report(&mut fleet, 5, &label("bsd"));
+    fleet.replicas[0].hide_outcomes(GroupId(2));
+    fleet.run(5);
+    assert_eq!(fleet.reports[&5], Err(SubmitError::Unknown));
 }
 
 #[test]

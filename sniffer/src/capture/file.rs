@@ -1,6 +1,10 @@
 //! The door to capture files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
 use pcap::{Capture, Offline};
 
@@ -39,13 +43,18 @@ pub struct File {
 }
 
 impl File {
-    /// Opens it.
+    /// Begins to read a file that is open already: whoever may open it need not be who reads it.
     ///
     /// # Errors
-    /// If it is not there, or no capture, or a pcapng file whose interfaces differ.
-    pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let capture = Capture::from_file(path)
-            .map_err(|error| CaptureError::Open { path: path.to_owned(), why: words(&error) })?;
+    /// If it is no capture, or a pcapng file whose interfaces differ.
+    pub fn of(path: &Path, file: fs::File) -> Result<Self, CaptureError> {
+        let descriptor = file.into_raw_fd();
+        // SAFETY: nobody else has the descriptor.
+        let capture = unsafe { Capture::from_raw_fd(descriptor) }.map_err(|error| {
+            // SAFETY: libpcap leaves open what it cannot read, and does not use it any more.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            CaptureError::Open { path: path.to_owned(), why: words(&error) }
+        })?;
         let link = Link::of(capture.get_datalink().0);
         Ok(Self { path: path.to_owned(), capture, link })
     }

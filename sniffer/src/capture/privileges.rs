@@ -1,4 +1,4 @@
-//! What a capture no longer needs once it is open: to be root, and every capability.
+//! What a capture no longer needs once it is open: to be root in any of the three ways, and every capability.
 
 use std::{ffi::CString, io};
 
@@ -32,6 +32,17 @@ pub enum PrivilegeError {
     Left,
 }
 
+/// Whether this process may do more than its user: as root, as one that can become root again, or by a capability.
+///
+/// # Errors
+/// If the system does not say.
+pub fn any() -> Result<bool, PrivilegeError> {
+    let [real, effective, saved] = uids()?;
+    let held = capabilities(None).map_err(refused("capget"))?;
+    let held = held.effective | held.permitted;
+    Ok([real, effective, saved].iter().any(|uid| uid.is_root()) || !held.is_empty())
+}
+
 /// Gives up all privileges for good, as that user if this is root ([`USER_DEFAULT`] if none is named); says who it is now.
 ///
 /// Only threads that start later are without them: call it before there are any.
@@ -39,7 +50,6 @@ pub enum PrivilegeError {
 /// # Errors
 /// If any could not be given up.
 pub fn drop_all(user: Option<&str>) -> Result<Uid, PrivilegeError> {
-    let refused = |step| move |why: rustix::io::Errno| PrivilegeError::Refused { step, why: why.into() };
     let root = geteuid().is_root();
     let (uid, gid) = match user {
         Some(name) => {
@@ -56,17 +66,47 @@ pub fn drop_all(user: Option<&str>) -> Result<Uid, PrivilegeError> {
     set_no_new_privs(true).map_err(refused("no_new_privs"))?;
     if root {
         set_thread_groups(&[]).map_err(refused("setgroups"))?;
-        set_thread_res_gid(gid, gid, gid).map_err(refused("setresgid"))?;
-        set_thread_res_uid(uid, uid, uid).map_err(refused("setresuid"))?;
     }
+    // Whoever is root really, or was before, is not any more.
+    set_thread_res_gid(gid, gid, gid).map_err(refused("setresgid"))?;
+    set_thread_res_uid(uid, uid, uid).map_err(refused("setresuid"))?;
     let none = CapabilitySet::empty();
     let nothing = CapabilitySets { effective: none, permitted: none, inheritable: none };
     set_capabilities(None, nothing).map_err(refused("capset"))?;
     let left = capabilities(None).map_err(refused("capget"))?;
-    if left != nothing || geteuid() != uid || getegid() != gid {
+    if left != nothing || uids()? != [uid; 3] || gids()? != [gid; 3] {
         return Err(PrivilegeError::Left);
     }
     Ok(uid)
+}
+
+/// Real, effective and saved.
+fn uids() -> Result<[Uid; 3], PrivilegeError> {
+    let [mut real, mut effective, mut saved] = [0; 3];
+    // SAFETY: writes three numbers, to where there is room for each.
+    let done = unsafe { libc::getresuid(&raw mut real, &raw mut effective, &raw mut saved) };
+    said(done, "getresuid")?;
+    Ok([real, effective, saved].map(Uid::from_raw))
+}
+
+/// The same of the group.
+fn gids() -> Result<[Gid; 3], PrivilegeError> {
+    let [mut real, mut effective, mut saved] = [0; 3];
+    // SAFETY: as above.
+    let done = unsafe { libc::getresgid(&raw mut real, &raw mut effective, &raw mut saved) };
+    said(done, "getresgid")?;
+    Ok([real, effective, saved].map(Gid::from_raw))
+}
+
+fn said(done: libc::c_int, step: &'static str) -> Result<(), PrivilegeError> {
+    match done {
+        0 => Ok(()),
+        _ => Err(PrivilegeError::Refused { step, why: io::Error::last_os_error() }),
+    }
+}
+
+fn refused(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> PrivilegeError {
+    move |why| PrivilegeError::Refused { step, why: why.into() }
 }
 
 /// A user and its group, by name.

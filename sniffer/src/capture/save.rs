@@ -80,7 +80,7 @@ mod tests {
         save.packet(Captured { at_us: 1_700_000_000_000_007, wire_bytes: 60, bytes: b"abcd" }).unwrap();
         save.packet(Captured { at_us: 1_700_000_001_999_999, wire_bytes: 2, bytes: b"ef" }).unwrap();
         save.flush().unwrap();
-        let mut file = File::open(&path).unwrap();
+        let mut file = File::of(&path, std::fs::File::open(&path).unwrap()).unwrap();
         fs::remove_file(&path).unwrap();
         let mut read = Vec::new();
         file.each(|packet| read.push((packet.at_us, packet.wire_bytes, packet.bytes.to_vec()))).unwrap();

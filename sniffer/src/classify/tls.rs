@@ -1,5 +1,6 @@
 //! TLS (RFC 8446) by its first records: the client's hello with its names, or the server's.
 
+use flow::app::ALPN_BYTES_MAX;
 use ring::digest;
 
 use super::{App, Confidence, Label, Verdict, label};
@@ -69,7 +70,7 @@ impl Hello<'_> {
     pub fn label(&self, app: App, transport: char) -> Label {
         let mut label = Label::sure(app);
         label.host = self.server_name.and_then(label::name);
-        label.alpn = self.protocol.and_then(label::name);
+        label.alpn = self.protocol.and_then(|text| label::name_within(text, ALPN_BYTES_MAX));
         label.ja4 = Some(self.ja4(transport).into());
         label
     }

@@ -17,7 +17,11 @@ use sniffer::{
     track::{Config, Event, FLOWS_MAX, Kind, Timeouts},
 };
 
-use super::{Failure, micros, output, seen, signals};
+use super::{
+    Failure, micros,
+    output::{self, Rows},
+    seen, signals,
+};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -153,7 +157,7 @@ fn options(arguments: Arguments) -> Options {
 struct Printer {
     out: BufWriter<io::Stdout>,
     json: bool,
-    rows: bool,
+    rows: Option<Rows>,
     header: bool,
     /// A line about now is shown on a terminal, and replaced by the next one.
     now: bool,
@@ -169,13 +173,21 @@ impl Printer {
         Self {
             out: BufWriter::with_capacity(OUTPUT_BYTES, io::stdout()),
             json,
-            rows: !json && !quiet,
+            rows: (!json && !quiet).then(|| Rows::of([])),
             header: false,
             now: io::stderr().is_terminal(),
             before: (Instant::now(), Tally::default()),
             shown: false,
             fleet,
             trouble: None,
+        }
+    }
+
+    /// Ends a capture for a fleet that takes nothing from it any more: whoever started it has to know.
+    fn check_fleet(&self) -> io::Result<()> {
+        match self.fleet.as_ref().and_then(|fleet| fleet.reporter.ended()) {
+            Some(why) => Err(io::Error::other(format!("the fleet: {why}"))),
+            None => Ok(()),
         }
     }
 
@@ -219,29 +231,30 @@ impl Printer {
 
 impl Sink for Printer {
     fn events(&mut self, events: Vec<Event>) -> io::Result<()> {
+        self.check_fleet()?;
         if let Some(Fleet { reporter, flows }) = &self.fleet {
-            if let Some(why) = reporter.ended() {
-                return Err(io::Error::other(format!("the fleet: {why}")));
-            }
             reporter.offer(events.iter().map(|event| seen(event, flows)).collect());
         }
         if self.json {
             events.iter().try_for_each(|event| output::line(&mut self.out, &Told::of(event)))?;
-        } else if self.rows {
+        } else if self.rows.is_some() {
             let mut ended =
                 events.iter().filter(|event| matches!(event.kind, Kind::End(_) | Kind::Short(_))).peekable();
             if ended.peek().is_some() {
                 self.clear();
+            }
+            if let Some(rows) = self.rows.as_mut().filter(|_| ended.peek().is_some()) {
                 if !std::mem::replace(&mut self.header, true) {
-                    output::header(&mut self.out)?;
+                    rows.header(&mut self.out)?;
                 }
-                ended.try_for_each(|event| output::row(&mut self.out, &Record::of(&event.flow)))?;
+                ended.try_for_each(|event| rows.row(&mut self.out, &Record::of(&event.flow)))?;
             }
         }
         self.out.flush()
     }
 
     fn progress(&mut self, tally: &Tally) -> io::Result<()> {
+        self.check_fleet()?;
         self.tell_trouble();
         let (then, before) = std::mem::replace(&mut self.before, (Instant::now(), *tally));
         if self.now {
@@ -284,12 +297,12 @@ struct Summary<'a> {
 
 /// The same for what the fleet was told.
 fn report_summary(told: &Counters) -> String {
-    let Counters { offered, acked, coalesced, pending, in_flight, shed, malformed, .. } = told;
+    let Counters { offered, acked, coalesced, pending, in_flight, shed, malformed, orphaned, .. } = told;
     let Counters { batches_acked, batches_again, batches_resent, .. } = told;
     format!(
         "the fleet: offered {offered} = acknowledged {acked} + coalesced {coalesced} + waiting {pending} + in flight {in_flight} \
-         + shed {} (updates {}, ends {}, begins {}) + malformed {malformed}; \
-         batches {batches_acked}, come again {batches_again}, sent again {batches_resent}\n",
+         + shed {} (updates {}, ends {}, begins {}) + malformed {malformed} \
+         + orphaned {orphaned}; batches {batches_acked}, come again {batches_again}, sent again {batches_resent}\n",
         shed.total(),
         shed.updates,
         shed.ends,

@@ -1,19 +1,27 @@
 //! `sniffer read`: flows of capture files.
 
 use std::{
+    collections::VecDeque,
+    fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sniffer::{
+    capture::privileges,
     read::{self, Report},
     report::{Counters, Options, ReportArgs, Reporter, Targets},
     track::{Config, Event, Timeouts},
 };
 
-use super::{Failure, micros, output, seen};
+use super::{
+    Failure, micros,
+    output::{self, Rows},
+    seen,
+};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -32,6 +40,9 @@ pub struct Arguments {
     /// Only packets that this filter lets through (pcap-filter(7))
     #[arg(long)]
     filter: Option<String>,
+    /// Who reads, if root begins it [default: nobody]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -41,29 +52,40 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let timeouts = Timeouts::all(arguments.idle.map_or(u64::MAX, micros));
     let config = Config { seven: arguments.key == "7", timeouts, split_closed: false, ..Config::default() };
     let targets = arguments.report.targets()?;
+    // What comes from the wire is looked at without the privileges that it took to open it.
+    let mut early = VecDeque::new();
+    if privileges::any()? {
+        // All at once, so as many as the system lets this process have; those beyond say so.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).ok();
+        early.extend(arguments.files.iter().map(File::open));
+    }
+    privileges::drop_all(arguments.user.as_deref())?;
     let mut out = io::stdout().lock();
     let mut untold = None;
-    for file in &arguments.files {
+    for path in &arguments.files {
         // What is not there cannot be read in part.
-        if let Err(error) = std::fs::File::open(file) {
-            let failure = Failure::File(file.clone(), error);
-            eprintln!("sniffer: {failure}");
-            untold = Some(Failure::NotAll);
-            continue;
-        }
-        let reporter = targets.clone().map(|targets| reporter(arguments, targets, file)).transpose()?;
+        let file = match early.pop_front().unwrap_or_else(|| File::open(path)) {
+            Ok(file) => file,
+            Err(error) => {
+                eprintln!("sniffer: {}", Failure::File(path.clone(), error));
+                untold = Some(Failure::NotAll);
+                continue;
+            }
+        };
+        let reporter = targets.clone().map(|targets| reporter(arguments, targets, path, &file)).transpose()?;
         let tell = |events: &[Event]| {
             // Why it ended is told when all is read.
             if let Some(reporter) = reporter.as_ref().filter(|_| !events.is_empty()) {
                 reporter.offer_waiting(events.iter().map(|event| seen(event, &config)).collect()).ok();
             }
         };
-        let (report, error) = read::read_telling(file, arguments.filter.as_deref(), config.clone(), tell);
+        let (report, error) = read::read_telling(path, file, arguments.filter.as_deref(), config.clone(), tell);
         if let Some(error) = error {
             eprintln!("sniffer: {error}");
         }
         if let Some(reporter) = reporter
-            && let Err(failure) = finish(reporter, file)
+            && let Err(failure) = finish(reporter, path, report.flows.len())
         {
             eprintln!("sniffer: {failure}");
             untold = Some(Failure::NotAll);
@@ -78,21 +100,23 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Each file is a sniffer of its own to the fleet, which knows it again.
-fn reporter(arguments: &Arguments, targets: Targets, file: &Path) -> Result<Reporter, Failure> {
+fn reporter(arguments: &Arguments, targets: Targets, path: &Path, file: &File) -> Result<Reporter, Failure> {
     let Arguments { key, idle, filter, .. } = arguments;
     let settings = format!("key {key} idle {idle:?} filter {filter:?}");
-    let failed = |error| Failure::File(file.to_owned(), error);
+    let failed = |error| Failure::File(path.to_owned(), error);
     let options = Options::of_file(targets, arguments.report.name.clone(), file, &settings).map_err(failed)?;
     Reporter::start(options).map_err(failed)
 }
 
-fn finish(reporter: Reporter, file: &Path) -> Result<(), Failure> {
+/// Says what the fleet knows now.
+fn finish(reporter: Reporter, path: &Path, flows: usize) -> Result<(), Failure> {
     let Counters { acked, batches_acked, batches_again, .. } = reporter.finish(FINISH_WITHIN)?;
-    if batches_again == batches_acked && acked > 0 {
-        eprintln!(
-            "sniffer: {}: the fleet was told of this file before, and counts it once; --name NAME tells it anew",
-            file.display()
-        );
+    let path = path.display();
+    match batches_again == batches_acked && acked > 0 {
+        true => eprintln!(
+            "sniffer: {path}: the fleet was told of this file before, and counts it once; --name NAME tells it anew"
+        ),
+        false => eprintln!("sniffer: {path}: told the fleet of {flows} flows"),
     }
     Ok(())
 }
@@ -105,9 +129,10 @@ fn table(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let skipped = report.not_ip + report.nonfirst_fragments + report.malformed + report.unknown_link;
     let (packets, flows) = (report.packets, report.flows.len());
     writeln!(out, "{}: {packets} packets, {flows} flows, {skipped} packets without one", report.file)?;
-    output::header(out)?;
+    let mut rows = Rows::of(&report.flows);
+    rows.header(out)?;
     for flow in &report.flows {
-        output::row(out, flow)?;
+        rows.row(out, flow)?;
     }
     writeln!(out)
 }
@@ -119,4 +144,5 @@ Examples:
   sniffer read --idle 60 --filter 'udp port 53' trace.pcapng
   sniffer read trace.pcap --config conf/pool.toml    and tell the fleet
 
-A file that the fleet was told of counts once, however often it is read.";
+A file that the fleet was told of counts once, however often it is read. Root becomes nobody (or --user)
+once all files are open.";

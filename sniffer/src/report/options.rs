@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -55,8 +54,8 @@ impl Options {
     ///
     /// # Errors
     /// If it cannot be read, or is no regular file.
-    pub fn of_file(targets: Targets, name: Option<String>, path: &Path, settings: &str) -> io::Result<Self> {
-        let content = content_of(path, settings)?;
+    pub fn of_file(targets: Targets, name: Option<String>, file: &File, settings: &str) -> io::Result<Self> {
+        let content = content_of(file, settings)?;
         let name = format!("{}:{content}", name.as_deref().unwrap_or("file"));
         Ok(Self::new(targets, name, 1, Closing::BySize))
     }
@@ -74,22 +73,24 @@ impl Options {
     }
 }
 
-/// 32 hexadecimal digits: of SHA-256 over the length of the file, what it begins and ends with, and the settings.
-fn content_of(path: &Path, settings: &str) -> io::Result<String> {
-    if !path.metadata()?.is_file() {
+/// 32 hexadecimal digits: of SHA-256 over the length of the file, what it begins and ends with, and the settings. The file is
+/// at its beginning afterwards.
+fn content_of(mut file: &File, settings: &str) -> io::Result<String> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         let why = "only a regular file is known again when it is read a second time";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
+    let length = metadata.len();
     let mut hash = Context::new(&SHA256);
     hash.update(&length.to_be_bytes());
     for place in [0, length.saturating_sub(CONTENT_BYTES)] {
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(place))?;
-        (&file).take(CONTENT_BYTES).read_to_end(&mut bytes)?;
+        file.take(CONTENT_BYTES).read_to_end(&mut bytes)?;
         hash.update(&bytes);
     }
+    file.rewind()?;
     hash.update(settings.as_bytes());
     Ok(hash.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
 }
@@ -107,7 +108,9 @@ mod tests {
         let targets = Targets::new(vec!["h:1".parse().unwrap()], None).unwrap();
         let name = |bytes: &[u8], name: Option<&str>, settings: &str| {
             std::fs::write(&path, bytes).unwrap();
-            let options = Options::of_file(targets.clone(), name.map(str::to_owned), &path, settings).unwrap();
+            let mut file = File::open(&path).unwrap();
+            let options = Options::of_file(targets.clone(), name.map(str::to_owned), &file, settings).unwrap();
+            assert_eq!(file.stream_position().unwrap(), 0, "it is read from its beginning");
             assert_eq!((options.epoch, options.closing), (1, Closing::BySize));
             options.name
         };
@@ -126,7 +129,7 @@ mod tests {
         assert_eq!(names[0], name(&long, None, "key 5"));
         assert!(names[0].starts_with("file:") && names[5].starts_with("again:"));
         std::fs::remove_file(&path).unwrap();
-        assert!(Options::of_file(targets.clone(), None, Path::new("/dev/null"), "").is_err());
+        assert!(Options::of_file(targets.clone(), None, &File::open("/dev/null").unwrap(), "").is_err());
         let live = Options::of_interface(targets.clone(), None, "eth0");
         assert!(live.name.ends_with(":eth0") && live.name.len() > 5 && live.epoch > 1_600_000_000_000);
         assert_eq!(Options::of_interface(targets, Some("x".to_owned()), "eth0").name, "x");

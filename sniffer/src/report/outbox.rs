@@ -15,7 +15,7 @@
 //!    life had a higher epoch is known before anything counts in this one.
 //! 3. A refusal stops its shard until nothing of it is outstanding. Then its first batch goes alone, so that its answer can
 //!    not be about the past.
-//! 4. Each event offered is in one place: `offered = acked + coalesced + pending + in flight + shed + malformed`.
+//! 4. Each event offered is in one place: `offered = acked + coalesced + pending + in flight + shed + malformed + orphaned`.
 
 mod pending;
 #[cfg(test)]
@@ -117,12 +117,18 @@ pub enum Fatal {
     /// What is said makes no sense, even without the events.
     #[error("the fleet refuses what this version says: {0}")]
     Refused(String),
+    /// Nobody can tell it of flows.
+    #[error("{0}")]
+    NoTable(String),
+    /// Some of a file was told to the one before, and the rest alone would be no whole.
+    #[error("the fleet was founded anew while it was told: read the file once more")]
+    NewFleet,
 }
 
 /// What became of the events that were offered, and of batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Events offered: the sum of all down to `malformed`.
+    /// Events offered: the sum of all down to `orphaned`.
     pub offered: u64,
     /// They are committed.
     pub acked: u64,
@@ -136,6 +142,8 @@ pub struct Counters {
     pub shed: Shed,
     /// The fleet did not understand them.
     pub malformed: u64,
+    /// They were in batches for a fleet that was founded anew before it answered.
+    pub orphaned: u64,
     /// Batches that are committed, empty ones included.
     pub batches_acked: u64,
     /// Of these, those that had come before.
@@ -342,9 +350,22 @@ impl Outbox {
         Ok(())
     }
 
-    /// An instance broke off because what it was told makes no sense: it would again.
-    pub fn handle_invalid(&mut self, why: String) {
-        self.fatal = Some(Fatal::Refused(why));
+    /// An instance said what it would say again and again.
+    pub fn handle_refusal(&mut self, fatal: Fatal) {
+        self.fatal = Some(fatal);
+    }
+
+    /// The fleet was founded anew, and knows nothing: the next hello begins from the beginning. Flows that go on are told of
+    /// with their next event, whole. There is no connection.
+    pub fn handle_new_fleet(&mut self) {
+        debug_assert_eq!(self.window, 0, "it said hello in vain");
+        if self.config.closing == Closing::BySize {
+            self.fatal = Some(Fatal::NewFleet);
+            return;
+        }
+        self.counters.orphaned += self.in_flight() as u64;
+        self.shards.clear();
+        (self.turn, self.resend_at_ms, self.trouble) = (0, 0, None);
     }
 
     /// The connection is gone: what was not answered is sent again on the next one.
@@ -563,7 +584,8 @@ impl Outbox {
         self.pending.check_invariants();
         let counted = self.counters();
         let sum = counted.acked + counted.coalesced + counted.pending + counted.in_flight;
-        assert_eq!(sum + counted.shed.total() + counted.malformed, counted.offered, "each event is in one place");
+        let lost = counted.shed.total() + counted.malformed + counted.orphaned;
+        assert_eq!(sum + lost, counted.offered, "each event is in one place");
         let most = match self.config.closing {
             Closing::ByAge => self.config.pending_max,
             Closing::BySize => self.shards.len() * self.config.batch_max,

@@ -22,7 +22,7 @@ use tonic::{
 
 use super::{
     options::Options,
-    outbox::{Answer, Config, Counters, Hello, Outbox},
+    outbox::{Answer, BadHello, Config, Counters, Fatal, Hello, Outbox},
     queue::{Ended, Shared, Work},
     seen::Seen,
     targets::Target,
@@ -154,6 +154,8 @@ struct Worker {
     turn: usize,
     /// Connections in a row that led to nothing.
     failures: u32,
+    /// Another fleet, and how many instances in a row were of it.
+    strangers: (Vec<u8>, usize),
     /// When it began: the outbox's time is since then.
     began: Instant,
     trouble: Option<String>,
@@ -163,7 +165,7 @@ struct Worker {
 enum Link {
     /// Until then none is tried.
     Pausing(Instant),
-    Connecting(Pin<Box<dyn Future<Output = Result<Box<Connection>, String>> + Send>>),
+    Connecting(Pin<Box<dyn Future<Output = Result<Box<Connection>, Failed>> + Send>>),
     Up(Box<Connection>),
 }
 
@@ -175,13 +177,21 @@ struct Connection {
     answers: Streaming<FlowAck>,
 }
 
+/// Why there is no connection.
+enum Failed {
+    /// Another try, or another instance, may help.
+    Now(String),
+    /// The fleet has no table of flows.
+    NoTable(String),
+}
+
 /// What came of waiting for the link.
 enum Happened {
     Connected(Box<Connection>),
     Answered(FlowAck),
     Lost(String),
-    /// It broke off because what it was told makes no sense.
-    Refused(String),
+    /// It will never take what it is told.
+    Refused(Fatal),
     Rested,
 }
 
@@ -194,14 +204,19 @@ impl Link {
             }
             Self::Connecting(connecting) => match connecting.await {
                 Ok(connection) => Happened::Connected(connection),
-                Err(why) => Happened::Lost(why),
+                Err(Failed::Now(why)) => Happened::Lost(why),
+                Err(Failed::NoTable(why)) => Happened::Refused(Fatal::NoTable(why)),
             },
             Self::Up(connection) => match connection.answers.message().await {
                 Ok(Some(ack)) => Happened::Answered(ack),
                 Ok(None) => Happened::Lost(format!("{} closed the stream", connection.name)),
                 Err(status) => {
                     let why = format!("{}: {}", connection.name, status.message());
-                    if status.code() == Code::InvalidArgument { Happened::Refused(why) } else { Happened::Lost(why) }
+                    if status.code() == Code::InvalidArgument {
+                        Happened::Refused(Fatal::Refused(why))
+                    } else {
+                        Happened::Lost(why)
+                    }
                 }
             },
         }
@@ -220,6 +235,7 @@ impl Worker {
             options,
             link: Link::Pausing(Instant::now()),
             failures: 0,
+            strangers: (Vec::new(), 0),
             began: Instant::now(),
             trouble: None,
         }
@@ -316,20 +332,40 @@ impl Worker {
         match happened {
             None => {}
             Some(Happened::Rested) => self.connect(),
-            Some(Happened::Lost(why)) => self.lose(why),
-            Some(Happened::Refused(why)) => self.outbox.handle_invalid(why),
-            Some(Happened::Connected(connection)) => match self.outbox.handle_hello(connection.hello.clone()) {
-                Ok(()) => {
-                    self.trouble = None;
-                    self.link = Link::Up(connection);
-                }
-                Err(bad) => self.lose(format!("{}: {bad}", connection.name)),
-            },
+            Some(Happened::Lost(why)) => {
+                self.strangers = (Vec::new(), 0);
+                self.lose(why);
+            }
+            Some(Happened::Refused(fatal)) => self.outbox.handle_refusal(fatal),
+            Some(Happened::Connected(connection)) => self.greet(connection),
             Some(Happened::Answered(ack)) => {
                 if let Err(problem) = self.answer(ack) {
                     self.lose(format!("{} {problem}", self.name()));
                 }
             }
+        }
+    }
+
+    /// An instance said hello. One of another fleet is told nothing, unless one after the other all are of that: the fleet was
+    /// founded anew.
+    fn greet(&mut self, connection: Box<Connection>) {
+        let hello = connection.hello.clone();
+        let mut greeted = self.outbox.handle_hello(hello.clone());
+        if greeted == Err(BadHello::OtherFleet) {
+            let (fleet, met) = std::mem::take(&mut self.strangers);
+            let met = if fleet == hello.fleet { met + 1 } else { 1 };
+            self.strangers = (hello.fleet.clone(), met);
+            if met == self.options.targets.count() {
+                self.outbox.handle_new_fleet();
+                greeted = self.outbox.handle_hello(hello);
+            }
+        }
+        match greeted {
+            Ok(()) => {
+                (self.trouble, self.strangers) = (None, (Vec::new(), 0));
+                self.link = Link::Up(connection);
+            }
+            Err(bad) => self.lose(format!("{}: {bad}", connection.name)),
         }
     }
 
@@ -358,7 +394,11 @@ impl Worker {
         let target = self.options.targets.get(self.turn).clone();
         self.link = Link::Connecting(Box::pin(async move {
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&target)).await;
-            connected.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|why| format!("{target}: {why}"))
+            match connected.unwrap_or_else(|_| Err(Failed::Now("no answer in time".to_owned()))) {
+                Ok(connection) => Ok(connection),
+                Err(Failed::Now(why)) => Err(Failed::Now(format!("{target}: {why}"))),
+                Err(Failed::NoTable(why)) => Err(Failed::NoTable(format!("{target}: {why}"))),
+            }
         }));
     }
 
@@ -394,12 +434,13 @@ fn pause(rounds: u32, chance: u64) -> Duration {
 }
 
 /// A stream to `target` that has said hello.
-async fn connect(target: &Target) -> Result<Box<Connection>, String> {
+async fn connect(target: &Target) -> Result<Box<Connection>, Failed> {
     let scheme = if target.ca().is_some() { "https" } else { "http" };
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{target}")).map_err(|error| with_causes(&error))?;
+    let failed = |error: tonic::transport::Error| Failed::Now(with_causes(&error));
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{target}")).map_err(failed)?;
     if let Some(ca) = target.ca() {
         let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(target.host());
-        endpoint = endpoint.tls_config(tls).map_err(|error| with_causes(&error))?;
+        endpoint = endpoint.tls_config(tls).map_err(failed)?;
     }
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
@@ -407,17 +448,34 @@ async fn connect(target: &Target) -> Result<Box<Connection>, String> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
+    let channel = endpoint.connect().await.map_err(failed)?;
     let (batches, stream) = mpsc::channel(BATCHES_QUEUED_MAX);
     let mut client = FlowsClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-    let status = |status: tonic::Status| status.message().to_owned();
-    let mut answers = client.push(ReceiverStream::new(stream)).await.map_err(status)?.into_inner();
-    match answers.message().await.map_err(status)?.and_then(|ack| ack.kind) {
+    let refused = |status: tonic::Status| refusal(&status, target.ca().is_some());
+    let mut answers = client.push(ReceiverStream::new(stream)).await.map_err(refused)?.into_inner();
+    match answers.message().await.map_err(refused)?.and_then(|ack| ack.kind) {
         Some(flow_ack::Kind::Hello(hello)) => {
             let hello = Hello { fleet: hello.fleet_id.to_vec(), shards: hello.shards, in_flight: hello.in_flight };
             Ok(Box::new(Connection { name: target.to_string(), hello, batches, answers }))
         }
-        _ => Err("it did not say hello".to_owned()),
+        _ => Err(Failed::Now("it did not say hello".to_owned())),
+    }
+}
+
+/// Why there is no stream: an instance says so, with a reason, or something else is there.
+fn refusal(status: &tonic::Status, tls: bool) -> Failed {
+    let said = status.message().to_owned();
+    match status.metadata().get(api::REASON) {
+        Some(reason) if reason == "unsupported" => Failed::NoTable(said),
+        Some(_) => Failed::Now(said),
+        None => {
+            let tls = match tls {
+                true => "and a fleet with [fleet.tls]",
+                false => "(a fleet with [fleet.tls] needs --ca or --config)",
+            };
+            let said = if said.is_empty() { status.code().to_string() } else { with_causes(status) };
+            Failed::Now(format!("{said}: is this the gRPC port of an instance, not that of REST or metrics {tls}?"))
+        }
     }
 }
 

@@ -75,6 +75,8 @@ struct Mood {
     refuse: AtomicUsize,
     /// Whether what comes makes sense to it.
     understands: bool,
+    /// Whether its fleet has flow groups.
+    has_table: bool,
     /// Batches that came.
     batches: AtomicUsize,
     /// Most batches of one shard that waited for their answers.
@@ -90,6 +92,7 @@ impl Default for Mood {
             cut_after: AtomicUsize::new(usize::MAX),
             refuse: AtomicUsize::new(0),
             understands: true,
+            has_table: true,
             batches: AtomicUsize::new(0),
             outstanding_most: AtomicUsize::new(0),
             in_flight: 4,
@@ -140,6 +143,11 @@ impl Flows for Service {
     type PushStream = ReceiverStream<Result<FlowAck, Status>>;
 
     async fn push(&self, request: Request<Streaming<FlowBatch>>) -> Result<Response<Self::PushStream>, Status> {
+        if !self.mood.has_table {
+            let mut status = Status::unimplemented("this fleet has no table of flows");
+            status.metadata_mut().insert(api::REASON, "unsupported".parse().unwrap());
+            return Err(status);
+        }
         let mut batches = request.into_inner();
         let (answer, answers) = mpsc::channel(1_024);
         let service = self.clone();
@@ -268,8 +276,9 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn check_sum(counters: Counters) {
-    let Counters { offered, acked, coalesced, pending, in_flight, shed, malformed, .. } = counters;
-    assert_eq!(offered, acked + coalesced + pending + in_flight + shed.total() + malformed, "{counters:?}");
+    let Counters { offered, acked, coalesced, pending, in_flight, shed, malformed, orphaned, .. } = counters;
+    let lost = shed.total() + malformed + orphaned;
+    assert_eq!(offered, acked + coalesced + pending + in_flight + lost, "{counters:?}");
 }
 
 /// The fleet's records if every event comes by itself.
@@ -499,6 +508,65 @@ fn an_instance_of_another_fleet_is_told_nothing() {
     assert_eq!(reporter.finish(PATIENCE).unwrap().acked, 2);
     assert!(other.records().is_empty());
     drop(first);
+}
+
+#[test]
+fn a_fleet_that_was_founded_anew_is_told_without_a_restart() {
+    let old = Fleet::new();
+    let first = Instance::start(&old, Mood::default());
+    let other = Instance::start(&old, Mood::default());
+    let addresses = [first.address, other.address];
+    let reporter = Reporter::start(options(&addresses, Closing::ByAge)).unwrap();
+    reporter.offer(vec![seen(Kind::Start, 1, 1, 1), seen(Kind::Start, 2, 1, 1)]);
+    until("the old fleet is told", || reporter.counters().acked == 2);
+    drop((first, other));
+    // One of the new fleet alone may be a stranger.
+    let new = Fleet::new();
+    let founded = || Mood { fleet_id: 2, ..Mood::default() };
+    let first = Instance::start_at(addresses[0], &new, founded(), None);
+    until("it is met", || reporter.trouble().is_some_and(|why| why.contains("another fleet")));
+    assert_eq!(reporter.connected(), None);
+    let other = Instance::start_at(addresses[1], &new, founded(), None);
+    until("both are of it", || reporter.connected().is_some());
+    let events = [seen(Kind::Update, 1, 1, 9), seen(Kind::End(End::Idle), 2, 1, 5)];
+    reporter.offer(events.to_vec());
+    let counters = reporter.finish(PATIENCE).unwrap();
+    check_sum(counters);
+    assert_eq!((counters.acked, counters.orphaned), (4, 0));
+    same(&new.records(), &without_faults(&events));
+    drop((first, other));
+}
+
+#[test]
+fn a_file_is_not_told_to_two_fleets_in_parts() {
+    let first = Instance::start(&Fleet::new(), Mood::default());
+    let address = first.address;
+    let reporter = Reporter::start(options(&[address], Closing::BySize)).unwrap();
+    until("the first is there", || reporter.connected().is_some());
+    drop(first);
+    let other = Instance::start_at(address, &Fleet::new(), Mood { fleet_id: 2, ..Mood::default() }, None);
+    until("it ends", || reporter.ended() == Some(Ended::Fatal(Fatal::NewFleet)));
+    drop(other);
+}
+
+#[test]
+fn a_fleet_without_a_table_of_flows_ends_it_and_what_is_no_instance_is_named() {
+    let none = Instance::start(&Fleet::new(), Mood { has_table: false, ..Mood::default() });
+    let reporter = Reporter::start(options(&[none.address], Closing::ByAge)).unwrap();
+    until("it ends", || matches!(reporter.ended(), Some(Ended::Fatal(Fatal::NoTable(_)))));
+    let why = reporter.finish(PATIENCE).unwrap_err().why;
+    assert_eq!(why, format!("{}: this fleet has no table of flows", none.address));
+    // Not gRPC: it may be a typing error, or an instance that comes up behind a proxy.
+    let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = web.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+    });
+    let reporter = Reporter::start(options(&[address], Closing::ByAge)).unwrap();
+    answering.join().unwrap();
+    until("it says what may help", || reporter.trouble().is_some_and(|why| why.contains("is this the gRPC port")));
+    assert_eq!(reporter.ended(), None);
 }
 
 #[test]

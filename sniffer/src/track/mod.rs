@@ -39,7 +39,7 @@ pub struct Event {
 pub enum Kind {
     /// It began: both sides were seen, or it has lasted a while.
     Start,
-    /// It goes on, or its label is known now.
+    /// It goes on, its label is known now, or TCP has said that it is over: what still comes, comes with its end.
     Update,
     /// It is over, and was told of.
     End(End),
@@ -286,6 +286,7 @@ impl Tracker {
         flow.counts[side].bytes += u64::from(packet.wire_bytes);
         flow.last_us = flow.last_us.max(packet.now_us);
         let both = flow.counts[1].packets > 0;
+        let open = flow.state != State::Closed;
         if packet.identity.protocol() == TCP {
             flow.tcp_flags[side] |= packet.tcp_flags;
             let over = flow.tcp_flags[0] & flow.tcp_flags[1] & FIN != 0 || packet.tcp_flags & RST != 0;
@@ -301,9 +302,10 @@ impl Tracker {
             flow.state = State::Established;
         }
         let tell_first = !flow.told && both;
+        let closed = open && flow.state == State::Closed;
         let labelled =
             !payload.is_empty() && flow.looked_at < self.config.limits.packets && self.classify(place, packet, payload);
-        if tell_first || labelled && self.flows.at(place).told {
+        if tell_first || (labelled || closed) && self.flows.at(place).told {
             self.tell(place, packet.now_us);
         }
     }

@@ -36,7 +36,11 @@ fn a_connection_is_told_of_once_both_sides_were_seen_and_ends_five_seconds_after
     assert_eq!(kinds(&feed(&mut tracker, BEGIN, &segment(true, 1000, SYN))), []);
     assert_eq!(kinds(&feed(&mut tracker, BEGIN + 10, &segment(false, 1000, SYN | ACK))), [Kind::Start]);
     assert_eq!(kinds(&feed(&mut tracker, BEGIN + 20, &segment(true, 1000, ACK | FIN))), []);
-    assert_eq!(kinds(&feed(&mut tracker, BEGIN + 30, &segment(false, 1000, ACK | FIN))), []);
+    let closed = feed(&mut tracker, BEGIN + 30, &segment(false, 1000, ACK | FIN));
+    assert_eq!(kinds(&closed), [Kind::Update], "how it stands is known at once");
+    assert_eq!((closed[0].flow.state, closed[0].flow.counts.map(|side| side.packets)), (State::Closed, [2, 2]));
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN + 40, &segment(true, 1000, ACK))), [], "it is over once");
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN + 50, &segment(true, 1000, RST))), []);
     tracker.handle_time(BEGIN + 4 * SECOND);
     assert_eq!(tracker.len(), 1);
     tracker.handle_time(BEGIN + 6 * SECOND);
@@ -44,10 +48,20 @@ fn a_connection_is_told_of_once_both_sides_were_seen_and_ends_five_seconds_after
     assert_eq!(kinds(&events), [Kind::End(End::Closed)]);
     assert!(tracker.is_empty());
     let flow = &events[0].flow;
-    assert_eq!((flow.counts[0].packets, flow.counts[1].packets), (2, 2));
-    assert_eq!((flow.first_us, flow.last_us), (BEGIN, BEGIN + 30));
-    assert_eq!(flow.tcp_flags, [SYN | ACK | FIN, SYN | ACK | FIN]);
+    assert_eq!((flow.counts[0].packets, flow.counts[1].packets), (4, 2));
+    assert_eq!((flow.first_us, flow.last_us), (BEGIN, BEGIN + 50));
+    assert_eq!(flow.tcp_flags, [SYN | ACK | FIN | RST, SYN | ACK | FIN]);
     assert!(flow.from_low, "192.0.2.1 is the lower one, and it began");
+}
+
+#[test]
+fn a_flow_that_is_over_with_its_second_packet_is_told_of_once_before_its_end() {
+    let mut tracker = Tracker::new(Config::default());
+    assert_eq!(kinds(&feed(&mut tracker, BEGIN, &segment(true, 1000, SYN))), []);
+    let refused = feed(&mut tracker, BEGIN + 10, &segment(false, 1000, RST | ACK));
+    assert_eq!((kinds(&refused), refused[0].flow.state), (vec![Kind::Start], State::Closed));
+    tracker.handle_time(BEGIN + 6 * SECOND);
+    assert_eq!(kinds(&tracker.poll_events()), [Kind::End(End::Closed)]);
 }
 
 #[test]

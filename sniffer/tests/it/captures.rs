@@ -6,6 +6,8 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -17,7 +19,54 @@ use sniffer::{
     track::{Config, Timeouts},
 };
 
+use crate::run::{DEADLINE, SNIFFER};
 use crate::wires::{at, ethernet, ip, tagged, tcp, udp};
+
+/// What captures hold comes from anybody: who may read every file must not be who looks at it.
+#[test]
+fn root_is_nobody_when_it_reads_what_it_opened() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can show it");
+        return;
+    }
+    let whole = pcap(1, &exchange());
+    // As root; as one that is root only really; and as one that was root.
+    let ids: [&[&str]; 3] = [&[], &["--ruid=0", "--euid=65534"], &["--ruid=65534", "--euid=0"]];
+    for (number, ids) in ids.into_iter().enumerate() {
+        let path = std::env::temp_dir().join(format!("sniffer-it-{}-fifo-{number}", std::process::id()));
+        // One that gives nothing until privileges were looked at.
+        let made = Command::new("mkfifo").args(["-m", "644"]).arg(&path).status().unwrap();
+        assert!(made.success());
+        let words = ["setpriv", "--clear-groups"];
+        let mut sniffer = Command::new(words[0])
+            .args(&words[1..])
+            .args(ids)
+            .args([SNIFFER, "read", "--json"])
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let status = fs::read_to_string(format!("/proc/{}/status", sniffer.id())).unwrap();
+            let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            let [uids, gids] = ["Uid:", "Gid:"].map(|name| of(name).split_whitespace().all(|id| id == "65534"));
+            if uids && (gids || number == 1) && of("CapPrm:").trim_matches('0').is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{ids:?}: {status}");
+            std::thread::yield_now();
+        }
+        std::io::Write::write_all(&mut writer, &whole).unwrap();
+        drop(writer);
+        let mut out = String::new();
+        std::io::Read::read_to_string(&mut sniffer.stdout.take().unwrap(), &mut out).unwrap();
+        assert!(sniffer.wait().unwrap().success());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["packets"], 2, "{ids:?}: {out}");
+    }
+}
 
 /// One record a key, as `sniffer read` does.
 fn config() -> Config {
@@ -226,7 +275,7 @@ fn our_reader_of_pcapng_says_what_libpcap_says() {
             continue;
         }
         let mut blocks = Blocks::new(bytes.as_slice());
-        let mut file = File::open(&path).unwrap();
+        let mut file = File::of(&path, fs::File::open(&path).unwrap()).unwrap();
         let link = file.link;
         let outcome = file.each(|captured| {
             assert!(blocks.advance().unwrap(), "{}", path.display());

@@ -12,12 +12,14 @@ struct Shards {
     tables: Vec<(FlowTable, Expiry)>,
     sequence: u64,
     now: u64,
+    /// The first 32 bits of their fleet's uuid.
+    fleet: u32,
 }
 
 impl Shards {
     fn new(limits: FlowLimits) -> Self {
         let table = || (FlowTable::new(limits), Expiry::new());
-        Self { tables: (0..3).map(|_| table()).collect(), sequence: 0, now: 0 }
+        Self { tables: (0..3).map(|_| table()).collect(), sequence: 0, now: 0, fleet: 7 }
     }
 
     fn report(&mut self, name: &str, events: Vec<Observed>) {
@@ -34,7 +36,8 @@ impl Shards {
     }
 
     fn tables(&self) -> FlowTables {
-        FlowTables(self.tables.iter().map(|(table, _)| Arc::new(table.clone())).collect())
+        let shards = self.tables.iter().map(|(table, _)| Arc::new(table.clone())).collect();
+        FlowTables { fleet: FleetId(u128::from(self.fleet) << 96), shards }
     }
 }
 
@@ -87,13 +90,14 @@ fn pages_hold_every_flow_once_the_newest_first() {
         shards.report("a", vec![event(port, u64::from(port))]);
     }
     let tables = shards.tables();
-    assert!(tables.0.iter().all(|table| table.len() > 10), "each shard has some");
+    assert!(tables.shards.iter().all(|table| table.len() > 10), "each shard has some");
     for limit in [1, 7, 100, 1000] {
         let found: Vec<u64> =
             all(&tables, &FlowFilter::default(), limit).iter().map(|one| one.record.last_us()).collect();
         assert_eq!(found, (1..=100).rev().collect::<Vec<_>>(), "in pages of {limit}");
     }
-    for text in ["", "1", "x.y", "1.1-1.1-1.1-1.1", &"1.1-".repeat(10_000)] {
+    let (short, long) = ("7-1.1-1.1-1.1", format!("00000007{}", "-1.1".repeat(10_000)));
+    for text in ["", "1", "x.y", short, "00000007-1.1-1.1", "00000008-1.1-1.1-1.1", "00000007", &long] {
         let page = FlowCursor::parse(text).and_then(|cursor| tables.page(&FlowFilter::default(), 1, Some(cursor)));
         assert!(page.is_err(), "{text:.20}");
     }
@@ -168,6 +172,7 @@ struct Follower {
     flows: BTreeMap<FlowId, FlowRecord>,
     left: u64,
     missed: u64,
+    resets: u32,
 }
 
 impl Follower {
@@ -182,6 +187,10 @@ impl Follower {
                     self.left += 1;
                 }
                 FlowNews::Lagged { missed, .. } => self.missed += missed.unwrap(),
+                FlowNews::Reset => {
+                    self.flows.clear();
+                    self.resets += 1;
+                }
             }
         }
     }
@@ -248,4 +257,26 @@ fn who_was_away_too_long_is_told_how_many_it_missed() {
     let there: usize = shards.tables.iter().map(|(table, _)| table.len()).sum();
     let stale = follower.flows.keys().filter(|id| shards.tables.iter().all(|(table, _)| table.get(**id).is_none()));
     assert!(follower.flows.len() - stale.count() == there, "all that is there was told");
+}
+
+#[test]
+fn who_comes_from_another_fleet_is_told_so_and_gets_all_there_is() {
+    let mut shards = Shards::new(FlowLimits::default());
+    shards.report("a", (1..=20).map(|port| event(port, 1)).collect());
+    let mut follower = Follower::default();
+    let mut watch = FlowWatch::new(&shards.tables(), FlowFilter::default(), Some(FlowPosition::start(&shards.tables())));
+    follower.hear(watch.as_mut().unwrap().news(&shards.tables(), 1_000));
+    let position = watch.unwrap().position().to_string();
+    assert_eq!((follower.flows.len(), follower.resets), (20, 0));
+    // Restored: other flows, and fewer entries than the follower knows of.
+    let mut restored = Shards { fleet: 8, ..Shards::new(FlowLimits::default()) };
+    restored.report("a", (100..=102).map(|port| event(port, 1)).collect());
+    let from = FlowPosition::parse(&position).unwrap();
+    let mut watch = FlowWatch::new(&restored.tables(), FlowFilter::default(), Some(from)).unwrap();
+    // Who is cut off before the news comes again with the same position.
+    assert_eq!(watch.position().to_string(), position);
+    follower.hear(watch.news(&restored.tables(), 1_000));
+    assert_eq!((follower.flows.len(), follower.resets), (3, 1));
+    assert!(FlowPosition::parse(&watch.position().to_string()).unwrap().is_of(&restored.tables()));
+    assert!(watch.news(&restored.tables(), 1_000).is_empty());
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use flow::{
-    LogTime, Revision,
+    FleetId, LogTime, Revision,
     app::{App, Label},
     flows::{
         Counts, Expiry, FlowCommand, FlowId, FlowLimits, FlowOutcome, FlowTable, Observed, SnifferId, Standing,
@@ -13,6 +13,9 @@ use flow::{
 };
 use proxy::control::flows::FlowTables;
 use tokio::sync::watch;
+
+/// Whose they are.
+pub const FLEET: FleetId = FleetId(0xabc);
 
 /// How many shards there are.
 pub const SHARDS: u32 = 2;
@@ -31,7 +34,8 @@ impl Flows {
     }
 
     pub fn tables(&self) -> FlowTables {
-        FlowTables(self.shards.iter().map(|(table, _)| Arc::new(table.clone())).collect())
+        let shards = self.shards.iter().map(|(table, _)| Arc::new(table.clone())).collect();
+        FlowTables { fleet: FLEET, shards }
     }
 
     pub fn changed(&self) -> watch::Receiver<()> {

@@ -109,19 +109,19 @@ fn a_batch_leaves_when_it_is_old_or_large() {
     assert_eq!(told.sent_within(BATCH_AGE_MS), [(0, 4, 1)]);
     // Names make events long.
     let mut label = flow::app::Label::new(flow::app::App::Tls, flow::app::Confidence::Payload);
-    (label.host, label.alpn) = (Some("h".repeat(250).into()), Some("a".repeat(250).into()));
+    (label.host, label.alpn) = (Some("h".repeat(250).into()), Some("a".repeat(32).into()));
     let mut bytes = 0;
-    for port in 0..700 {
+    for port in 0..1_000 {
         let mut long = seen(Kind::Start, port, 3, 1);
         long.observed.label = Some(label.clone());
         bytes += long.observed.encode_event().len();
         told.outbox.offer(told.now_ms, &long);
     }
     assert!((BATCH_BYTES_MAX..2 * BATCH_BYTES_MAX).contains(&bytes));
-    let fit = BATCH_BYTES_MAX / (bytes / 700);
+    let fit = BATCH_BYTES_MAX / (bytes / 1_000);
     let sent = told.sent_within(0);
     assert!(sent.len() == 1 && sent[0].2.abs_diff(fit) <= 1, "{sent:?}, {fit}");
-    assert_eq!(told.outbox.counters().in_flight + told.outbox.counters().pending, 1 + 2_001 + 700);
+    assert_eq!(told.outbox.counters().in_flight + told.outbox.counters().pending, 1 + 2_001 + 1_000);
 }
 
 #[test]
