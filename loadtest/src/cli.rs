@@ -258,7 +258,7 @@ struct FlowsArguments {
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=15))]
     sniffers: u8,
     /// Events of a batch.
-    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2000))]
     events: u32,
     /// Print JSON for scripts, and nothing else, on standard output.
     #[arg(long)]

@@ -1,6 +1,8 @@
 //! The replica's part in flows: groups of their own, in which sniffers' batches are committed. Nothing here needs a lease:
 //! what a sniffer saw is no promise to anybody.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use flow::{
     LogTime, Revision,
@@ -70,7 +72,78 @@ impl FlowGroup {
     }
 }
 
+/// Committed entries of flow groups that are still to be applied, in order: a batch takes milliseconds, and clients that wait
+/// for a choice do not wait for all batches there are.
+#[derive(Debug, Default)]
+pub struct PutOff {
+    entries: VecDeque<(GroupId, Committed)>,
+    bytes: usize,
+}
+
+impl PutOff {
+    fn add(&mut self, group: GroupId, entries: Vec<Committed>) {
+        self.bytes += entries.iter().map(bytes_of).sum::<usize>();
+        self.entries.extend(entries.into_iter().map(|entry| (group, entry)));
+    }
+
+    fn next(&mut self) -> Option<(GroupId, Committed)> {
+        let (group, entry) = self.entries.pop_front()?;
+        self.bytes -= bytes_of(&entry);
+        Some((group, entry))
+    }
+
+    /// All of one group.
+    fn of(&mut self, group: GroupId) -> Vec<Committed> {
+        let (of, others): (VecDeque<_>, _) = self.entries.drain(..).partition(|(other, _)| *other == group);
+        self.entries = others;
+        let entries: Vec<Committed> = of.into_iter().map(|(_, entry)| entry).collect();
+        self.bytes -= entries.iter().map(bytes_of).sum::<usize>();
+        entries
+    }
+}
+
+fn bytes_of(entry: &Committed) -> usize {
+    match &entry.content {
+        Content::Data { data, .. } => data.len(),
+        Content::Empty | Content::Members(_) => 0,
+    }
+}
+
 impl Replica {
+    /// Keeps what was committed in a flow group for [`Replica::apply_put_off`].
+    pub(crate) fn put_off(&mut self, group: GroupId, entries: Vec<Committed>) {
+        self.put_off.add(group, entries);
+    }
+
+    /// Applies one entry of a flow group; more only where more than [`PUT_OFF_BYTES_MAX`] wait.
+    pub(crate) fn apply_put_off(&mut self) {
+        while let Some((group, entry)) = self.put_off.next() {
+            self.apply(group, &[entry]);
+            if self.put_off.bytes <= PUT_OFF_BYTES_MAX {
+                break;
+            }
+        }
+    }
+
+    /// Applies all that waits in a flow group: its table is to be the one that the log says.
+    pub(crate) fn apply_all_put_off(&mut self, group: GroupId) {
+        let entries = self.put_off.of(group);
+        if !entries.is_empty() {
+            self.apply(group, &entries);
+        }
+    }
+
+    /// A snapshot takes the place of all that waits in a flow group.
+    pub(crate) fn forget_put_off(&mut self, group: GroupId) {
+        self.put_off.of(group);
+    }
+
+    /// Whether entries of flow groups wait for another [`Replica::poll`]: what else came in may be handled before.
+    #[must_use]
+    pub fn has_put_off(&self) -> bool {
+        !self.put_off.entries.is_empty()
+    }
+
     /// Proposes an encoded [`FlowCommand`] to the group of a shard; answered by `Output::Reported`.
     pub fn report(&mut self, ticket: Ticket, shard: u32, command: Bytes, deadline_ms: u64) {
         let group = self.flows.get(shard as usize).map(|group| group.id);
@@ -116,3 +189,6 @@ impl Replica {
 
 /// Most batches and annotations of this replica that wait for their outcome. With what an entry holds at most, 256 MiB.
 pub const REPORTS_MAX: usize = 512;
+
+/// Beyond so many bytes of entries that wait, others wait for them: an instance that does not keep up does not fill its memory.
+const PUT_OFF_BYTES_MAX: usize = 16 << 20;

@@ -18,7 +18,7 @@ use raftlog::{
 
 use crate::{
     choosing::Choosing,
-    flows::FlowGroup,
+    flows::{FlowGroup, PutOff},
     lease::LeaseBook,
     output::{GroupRole, Output, SubmitError, Ticket},
     proposals::Proposal,
@@ -65,6 +65,7 @@ pub struct Replica {
     pub(crate) groups: Vec<PinGroup>,
     /// By shard; their ids follow those of the pin groups.
     pub(crate) flows: Vec<FlowGroup>,
+    pub(crate) put_off: PutOff,
     /// Leases granted by this replica, by group; the first is of group 0.
     pub(crate) books: Vec<LeaseBook>,
     /// Lease asks of this replica, by group.
@@ -228,6 +229,7 @@ impl Replica {
             control_lease: Lease::default(),
             proposals: Waiting::new(),
             reports: 0,
+            put_off: PutOff::default(),
             session: OwnSession::default(),
             choosing: Choosing::new(pin_groups),
             slots: BTreeMap::new(),
@@ -510,6 +512,9 @@ impl Replica {
             self.settle_and_grant();
             self.drive_choices();
         }
+        if matches!(self.health, Health::Good) {
+            self.apply_put_off();
+        }
         match std::mem::replace(&mut self.health, Health::Over) {
             Health::Good => self.health = Health::Good,
             // Nothing of this poll is shown, stored or sent.
@@ -540,9 +545,18 @@ impl Replica {
 
     fn carry_out(&mut self, action: Action, io: &mut Vec<Output>) {
         match action {
-            Action::Apply { group, entries } => self.apply(group, &entries),
-            Action::Restore { group, index } => self.restore(group, index),
-            Action::Snapshot { group } => self.hand_in(group),
+            Action::Apply { group, entries } => match self.place(group) {
+                Place::Flows(_) => self.put_off(group, entries),
+                Place::Control | Place::Pins(_) => self.apply(group, &entries),
+            },
+            Action::Restore { group, index } => {
+                self.forget_put_off(group);
+                self.restore(group, index);
+            }
+            Action::Snapshot { group } => {
+                self.apply_all_put_off(group);
+                self.hand_in(group);
+            }
             Action::StoreSnapshot { group, index, term, meta, state } => {
                 io.push(Output::StoreSnapshot { group, index, term, meta, state });
             }
@@ -577,7 +591,7 @@ impl Replica {
         }
     }
 
-    fn apply(&mut self, group: GroupId, entries: &[raftlog::driver::Committed]) {
+    pub(crate) fn apply(&mut self, group: GroupId, entries: &[raftlog::driver::Committed]) {
         let me = self.config.driver.id;
         if entries.iter().any(|entry| matches!(entry.content, Content::Members(_))) {
             self.members_seen = None;

@@ -226,7 +226,13 @@ fn a_record_takes_no_more_memory_than_is_said() {
     let text = |text: &str| text.len();
     let strings = record.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
         + record.verdict.as_ref().map_or(0, |(verdict, _)| text(&verdict.action) + text(&verdict.source))
-        + record.label.iter().flat_map(|label| [&label.host, &label.alpn, &label.ja4]).flatten().map(|it| text(it)).sum::<usize>();
+        + record
+            .label
+            .iter()
+            .flat_map(|label| [&label.host, &label.alpn, &label.ja4])
+            .flatten()
+            .map(|it| text(it))
+            .sum::<usize>();
     let lists = record.observations.capacity() * size_of::<Observation>()
         + record.labels.capacity() * size_of::<(Box<str>, Box<str>)>();
     let whole = size_of::<FlowRecord>() + lists + strings;
@@ -245,7 +251,10 @@ fn a_place_of_a_sniffer_is_given_away_when_it_has_nothing_left_in_the_table() {
     assert_eq!(one.report(5_000, 1, 1, Vec::new()), FlowOutcome::TooManySniffers);
     assert!(one.table.sniffer(SnifferId(1)).is_some() && one.table.sniffer(SnifferId(5_000)).is_none());
     one.now += 1;
-    assert!(matches!(one.report(5_000, 1, 1, Vec::new()), FlowOutcome::Done(_)), "others were silent for a record's time");
+    assert!(
+        matches!(one.report(5_000, 1, 1, Vec::new()), FlowOutcome::Done(_)),
+        "others were silent for a record's time"
+    );
     assert!(one.table.sniffer(SnifferId(1)).is_none() && one.table.sniffer(SnifferId(0)).is_some());
     // The one that was forgotten is told with which number it goes on.
     assert_eq!(one.report(1, 1, 2, Vec::new()), FlowOutcome::Gap(1));

@@ -679,8 +679,13 @@ mod tests {
             let word = |length| Some("a".repeat(length).into_boxed_str());
             let label = event.label.as_mut().unwrap();
             (label.host, label.alpn, label.ja4) = (word(host), word(alpn), word(ja4));
-            let report =
-                FlowCommand::Report { sniffer: SnifferId(1), epoch: 1, sequence: 1, name: "".into(), events: vec![event] };
+            let report = FlowCommand::Report {
+                sniffer: SnifferId(1),
+                epoch: 1,
+                sequence: 1,
+                name: "".into(),
+                events: vec![event],
+            };
             FlowCommand::decode(&report.encode())
         };
         assert!(labelled(HOST_BYTES_MAX, ALPN_BYTES_MAX, JA4_BYTES_MAX).is_ok());

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use api::v1::{self, flow_ack::Kind, flows_client::FlowsClient};
@@ -18,10 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::cores::Shares;
 use super::figures::{histogram, short};
-use super::load::{Act, Load, Origin, Sample};
 use super::subject::Subject;
 use super::{Machine, cpu, micros};
-use crate::ask::Door;
+use crate::ask::{self, Door, Reply};
 use crate::error::{Error, Result};
 use crate::farm::Farm;
 use crate::fleet::Server;
@@ -81,6 +80,8 @@ pub struct Report {
 pub struct Contacts {
     /// Clients answered per second.
     pub per_second: f64,
+    /// Clients that were sent away, or not answered in time: their time is in none of the figures below.
+    pub refused: u64,
     /// From before the connect to the answer, in microseconds: the median.
     pub p50_us: f64,
     /// The same for the slowest hundredth.
@@ -99,16 +100,8 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
     let fleet = Subject::fleet(&plan.rocinante, INSTANCES, &site, &servers, &shares.all).await?;
     watch("first contacts alone");
     let entrances: Vec<_> = fleet.iter().flat_map(|instance| instance.entrances(Door::Tcp)).collect();
-    let load = |first| Load {
-        act: Act::TcpNew,
-        origin: Origin::Fresh { first },
-        entrances: entrances.clone(),
-        clients: CLIENTS,
-        warm_up: WARM_UP,
-        measured: Duration::from_secs(plan.seconds),
-        groups: Vec::new(),
-    };
-    let quiet = load(0).run().await?;
+    let clients = Arc::new(Clients { entrances, ..Clients::default() });
+    let contacts_quiet = contacts(&clients, plan.seconds).await?;
     watch("sniffers push, and first contacts come in");
     let shared = Arc::new(Shared::default());
     let mut pushers = Vec::new();
@@ -116,7 +109,10 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
         let to = (site.instance(InstanceId(number % INSTANCES)), GRPC_PORT).into();
         pushers.push(tokio::spawn(push(number, to, plan.events, Arc::clone(&shared))));
     }
-    let flooded = tokio::spawn(load(quiet.visits.1).run());
+    let flooded = tokio::spawn({
+        let (clients, seconds) = (Arc::clone(&clients), plan.seconds);
+        async move { contacts(&clients, seconds).await }
+    });
     tokio::time::sleep(WARM_UP).await;
     let groups: Vec<i32> = fleet.iter().filter_map(Subject::group).collect();
     let used = || -> Result<Duration> { groups.iter().map(|group| cpu::of_group(*group)).sum() };
@@ -128,7 +124,7 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
     let (instances, own) = (cpu::since(instances, used()?), cpu::since(own, cpu::of_this_process()?));
     let flooded = flooded.await.map_err(|error| Error::Fleet(format!("the clients broke: {error}")))?;
     shared.stop.store(true, Ordering::Relaxed);
-    let flooded = flooded?;
+    let contacts_flooded = flooded?;
     let mut times = histogram()?;
     for pusher in pushers {
         let found = pusher.await.map_err(|error| Error::Fleet(format!("a sniffer broke: {error}")))??;
@@ -159,18 +155,56 @@ pub async fn run(plan: &Plan, watch: &dyn Fn(&str)) -> Result<Report> {
         instances_cpu_us: per_flow(instances),
         sniffers_cpu_us: per_flow(own),
         refused: shared.refused.load(Ordering::Relaxed),
-        contacts_quiet: contacts(&quiet),
-        contacts_flooded: contacts(&flooded),
+        contacts_quiet,
+        contacts_flooded,
         flows_in_tables,
     })
 }
 
-fn contacts(sample: &Sample) -> Contacts {
-    Contacts {
-        per_second: sample.asks as f64 / sample.elapsed.as_secs_f64(),
-        p50_us: micros(sample.latency.value_at_quantile(0.5)),
-        p99_us: micros(sample.latency.value_at_quantile(0.99)),
+/// Who was never there before.
+#[derive(Default)]
+struct Clients {
+    entrances: Vec<std::net::SocketAddr>,
+    /// How many came so far.
+    came: AtomicU32,
+}
+
+/// Clients come, each for the first time, [`CLIENTS`] at once.
+async fn contacts(clients: &Arc<Clients>, seconds: u64) -> Result<Contacts> {
+    let counts = Instant::now() + WARM_UP;
+    let ends = counts + Duration::from_secs(seconds);
+    let mut loops = Vec::new();
+    for number in 0..CLIENTS {
+        let clients = Arc::clone(clients);
+        loops.push(tokio::spawn(async move {
+            let (mut times, mut refused) = (histogram()?, 0_u64);
+            let entrance = clients.entrances[number % clients.entrances.len()];
+            while Instant::now() < ends {
+                let came = clients.came.fetch_add(1, Ordering::Relaxed) % ADDRESSES;
+                let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) + 1 + came);
+                let begun = Instant::now();
+                let reply = ask::ask(source, entrance, Door::Tcp, CONTACT_DEADLINE).await;
+                match reply.map_err(Error::io("a client"))? {
+                    _ if begun < counts => {}
+                    Reply::Name(..) => times.saturating_record(begun.elapsed().as_nanos() as u64),
+                    Reply::Refused | Reply::Silent | Reply::Garbled => refused += 1,
+                }
+            }
+            Ok::<_, Error>((times, refused))
+        }));
     }
+    let (mut times, mut refused) = (histogram()?, 0);
+    for client in loops {
+        let (found, sent_away) = client.await.map_err(|error| Error::Fleet(format!("a client broke: {error}")))??;
+        times.add(found).map_err(|error| Error::Fleet(error.to_string()))?;
+        refused += sent_away;
+    }
+    Ok(Contacts {
+        per_second: times.len() as f64 / seconds as f64,
+        refused,
+        p50_us: micros(times.value_at_quantile(0.5)),
+        p99_us: micros(times.value_at_quantile(0.99)),
+    })
 }
 
 /// What the sniffers count together.
@@ -312,9 +346,11 @@ pub fn table(report: &Report) -> String {
         ("CPU of the sniffers per flow, us", report.sniffers_cpu_us),
         ("batches sent again", report.refused as f64),
         ("first contacts alone, per second", report.contacts_quiet.per_second),
+        ("  refused", report.contacts_quiet.refused as f64),
         ("  p50, us", report.contacts_quiet.p50_us),
         ("  p99, us", report.contacts_quiet.p99_us),
         ("first contacts beside it, per second", report.contacts_flooded.per_second),
+        ("  refused", report.contacts_flooded.refused as f64),
         ("  p50, us", report.contacts_flooded.p50_us),
         ("  p99, us", report.contacts_flooded.p99_us),
     ] {
@@ -327,7 +363,11 @@ pub fn table(report: &Report) -> String {
 
 const INSTANCES: u8 = 3;
 /// Clients that were never there before, each with one question in flight.
-const CLIENTS: u16 = 4;
+const CLIENTS: usize = 4;
+/// Addresses that clients come from: 127.64.0.0/10.
+const ADDRESSES: u32 = (1 << 22) - 2;
+/// A client waits no longer.
+const CONTACT_DEADLINE: Duration = Duration::from_secs(10);
 /// Not measured.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Batches that wait for the connection.

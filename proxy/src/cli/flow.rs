@@ -178,9 +178,11 @@ fn line(event: &Event) -> Result<String> {
             let LeftJson { id, shard, .. } = read(event)?;
             format!("LEFT {id} (shard {shard})")
         }
-        "reset" => "RESET the position is of another fleet, or of this one before it was restored: what was told before \
+        "reset" => {
+            "RESET the position is of another fleet, or of this one before it was restored: what was told before \
                     counts no more, all there is follows"
-            .to_owned(),
+                .to_owned()
+        }
         "lagged" => {
             let LaggedJson { shard, missed, .. } = read(event)?;
             let missed = missed.map_or_else(|| "an unknown number of".to_owned(), |missed| missed.to_string());
@@ -426,7 +428,8 @@ mod tests {
 
     #[test]
     fn ages_have_two_units_at_most() {
-        let texts = [0, 59, 3_600, 93_784, 100 * 86_400].map(|seconds| span(Duration::from_millis(seconds * 1_000 + 999)));
+        let texts =
+            [0, 59, 3_600, 93_784, 100 * 86_400].map(|seconds| span(Duration::from_millis(seconds * 1_000 + 999)));
         assert_eq!(texts, ["0s", "59s", "1h", "1day 2h", "3months 8days"]);
     }
 }

@@ -10,8 +10,8 @@ use flow::{
     FleetId, LogTime, Revision,
     app::App,
     flows::{
-        Change, FlowCommand, FlowId, FlowOutcome, FlowRecord, FlowTable, LABEL_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX, Reporter,
-        SnifferId, Standing, Verdict,
+        Change, FlowCommand, FlowId, FlowOutcome, FlowRecord, FlowTable, LABEL_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
+        Reporter, SnifferId, Standing, Verdict,
     },
     tuple::{Endpoint, FlowKey, id_of_community},
 };
@@ -255,7 +255,8 @@ impl FlowTables {
     pub fn page(&self, filter: &FlowFilter, limit: usize, after: Option<FlowCursor>) -> Result<FlowPage> {
         let mut cursor = after.unwrap_or_else(|| FlowCursor::begin(self));
         if !cursor.is_of(self) || cursor.shards.len() != self.shards.len() {
-            let text = "the cursor is of another fleet, or of this one before it was restored: begin anew, without a cursor";
+            let text =
+                "the cursor is of another fleet, or of this one before it was restored: begin anew, without a cursor";
             return Err(ControlError::Invalid(text.to_owned()));
         }
         let tables = self.shards.iter().zip(&cursor.shards);
@@ -324,7 +325,10 @@ impl FlowFilter {
     pub fn state_named(name: &str) -> Result<Standing> {
         let found = Standing::ALL.into_iter().find(|state| state.name() == name);
         found.ok_or_else(|| {
-            ControlError::Invalid(format!("state {name:?}: {} are possible", Standing::ALL.map(Standing::name).join(", ")))
+            ControlError::Invalid(format!(
+                "state {name:?}: {} are possible",
+                Standing::ALL.map(Standing::name).join(", ")
+            ))
         })
     }
 

@@ -59,7 +59,11 @@ impl Loop {
     pub fn run(mut self) {
         let mut next_tick = Instant::now() + TICK;
         loop {
-            let wait = next_tick.saturating_duration_since(Instant::now());
+            // Batches of flows that are still to be applied do not wait for anybody, and let pass who came meanwhile.
+            let wait = match self.replica.has_put_off() {
+                true => Duration::ZERO,
+                false => next_tick.saturating_duration_since(Instant::now()),
+            };
             match self.inputs.recv_timeout(wait) {
                 Ok(first) => {
                     self.replica.set_now(now_ms());
@@ -211,6 +215,9 @@ impl Loop {
             self.shared.control_lease_until_ms.store(lease.until_ms, Ordering::Relaxed);
             for output in outputs {
                 self.one(output);
+            }
+            if self.replica.has_put_off() {
+                return;
             }
         }
     }

@@ -31,7 +31,8 @@ impl Fleet {
         for (group, _) in self.inner.shared.flows() {
             self.fresh(*group, consistency).await?;
         }
-        let fleet = self.inner.shared.control().birth().map(|birth| birth.fleet).ok_or_else(super::control::starting)?;
+        let fleet =
+            self.inner.shared.control().birth().map(|birth| birth.fleet).ok_or_else(super::control::starting)?;
         let shards = self.inner.shared.flows().iter().map(|(_, table)| table.load_full()).collect();
         Ok(FlowTables { fleet, shards })
     }

@@ -21,9 +21,13 @@ pub struct Failure {
 impl Failure {
     /// A request that no path of this API takes.
     #[must_use]
-    pub fn no_such_path(path: &str, paths: Vec<String>) -> Self {
+    pub fn no_such_path(path: &str, near: &[String], paths: Vec<String>) -> Self {
         let error = format!("there is no path {path}");
-        let mut failure = Self::new(StatusCode::NOT_FOUND, "no_such_path", error, "see paths and /openapi.json");
+        let hint = match near {
+            [] => "see paths and /openapi.json".to_owned(),
+            near => format!("there are {}; see /openapi.json", near.join(", ")),
+        };
+        let mut failure = Self::new(StatusCode::NOT_FOUND, "no_such_path", error, &hint);
         failure.body.paths = paths;
         failure
     }

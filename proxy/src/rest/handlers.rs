@@ -288,7 +288,7 @@ pub async fn openapi() -> Json<serde_json::Value> {
 pub async fn unmatched(method: Method, uri: Uri) -> Failure {
     let entries = paths::matching(uri.path());
     let Some(first) = entries.first() else {
-        return Failure::no_such_path(uri.path(), paths::near(uri.path()));
+        return Failure::no_such_path(uri.path(), &paths::near(uri.path()), paths::names());
     };
     let of_first = entries.iter().filter(|entry| entry.path == first.path);
     let methods: Vec<&str> = of_first.map(|entry| entry.method).collect();

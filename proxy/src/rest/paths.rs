@@ -105,13 +105,12 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// The names of the paths that begin as this one does; of all, if none does.
+/// The names of the paths that begin as this one does.
 #[must_use]
 pub fn near(path: &str) -> Vec<String> {
     let first = |path: &str| path.split('/').nth(1).map(str::to_owned);
-    let (all, wanted) = (names(), first(path));
-    let near: Vec<String> = all.iter().filter(|name| first(name) == wanted).cloned().collect();
-    if near.is_empty() { all } else { near }
+    let wanted = first(path).filter(|part| !part.is_empty());
+    names().into_iter().filter(|name| wanted.is_some() && first(name) == wanted).collect()
 }
 
 /// What the table has for a path that was asked for, over all methods.

@@ -276,7 +276,13 @@ impl Entry {
             Listener::Open { address, .. } => (*address, None),
             Listener::Failed { error, .. } => (self.wanted.address, Some(error.clone())),
         };
-        ListenerStatus { pool: self.pool.spec().name.clone(), address, vip: self.wanted.vip, transparent: self.wanted.transparent, error }
+        ListenerStatus {
+            pool: self.pool.spec().name.clone(),
+            address,
+            vip: self.wanted.vip,
+            transparent: self.wanted.transparent,
+            error,
+        }
     }
 }
 

@@ -80,7 +80,13 @@ mod tests {
     const AWAY: &str = "198.51.100.7:80";
 
     fn listener(address: &str) -> ListenerStatus {
-        ListenerStatus { pool: "p".to_owned(), address: address.parse().unwrap(), vip: true, transparent: false, error: None }
+        ListenerStatus {
+            pool: "p".to_owned(),
+            address: address.parse().unwrap(),
+            vip: true,
+            transparent: false,
+            error: None,
+        }
     }
 
     fn taken(address: &str) -> ListenerStatus {

@@ -10,9 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use flow::{
-    BackendId, Balance, Bind, Commit, Detector, Epoch, HealthKind, HealthSpec, Incarnation, InstanceId,
-    MemberAddress, OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState,
-    SessionId, Tuning, View,
+    BackendId, Balance, Bind, Commit, Detector, Epoch, HealthKind, HealthSpec, Incarnation, InstanceId, MemberAddress,
+    OnIsolation, PoolSpec, Protocol, Request, Revision, ServerChange, ServerSpec, ServerState, SessionId, Tuning, View,
     flows::{FlowCommand, FlowOutcome, FlowRecord, Observed},
 };
 use proxy::control::{

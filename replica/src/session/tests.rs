@@ -25,7 +25,13 @@ struct Fleet {
 impl Fleet {
     fn of(count: u64) -> Self {
         let replicas = (1..=count).map(|id| replica(id, count)).collect();
-        let mut fleet = Self { replicas, now_ms: 1_000_000, cut: BTreeSet::new(), answers: BTreeMap::new(), reports: BTreeMap::new() };
+        let mut fleet = Self {
+            replicas,
+            now_ms: 1_000_000,
+            cut: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            reports: BTreeMap::new(),
+        };
         fleet.until(|fleet| fleet.replicas.iter().all(|replica| replica.control().birth().is_some()));
         fleet
     }
@@ -287,7 +293,10 @@ fn a_label_that_a_snapshot_may_have_written_already_is_unknown_and_not_refused()
     fleet.replicas[0].hide_outcomes(GroupId(1));
     fleet.replicas[0].hide_outcomes(GroupId(0));
     fleet.run(5);
-    assert!(matches!(fleet.reports[&4], Ok(FlowOutcome::Changed(_))), "a snapshot of another group hides nothing of it");
+    assert!(
+        matches!(fleet.reports[&4], Ok(FlowOutcome::Changed(_))),
+        "a snapshot of another group hides nothing of it"
+    );
     report(&mut fleet, 5, &label("bsd"));
     fleet.replicas[0].hide_outcomes(GroupId(2));
     fleet.run(5);

@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn columns_stay_in_line_however_long_addresses_are() {
         let long = "2001:db8:1111:2222:3333:4444:5555:6666";
-        let flows = [flow("192.0.2.1", "198.51.100.1", 6), flow(long, "2001:db8::1", 58), flow("10.0.0.1", "10.0.0.2", 200)];
+        let flows =
+            [flow("192.0.2.1", "198.51.100.1", 6), flow(long, "2001:db8::1", 58), flow("10.0.0.1", "10.0.0.2", 200)];
         let mut out = Vec::new();
         let mut rows = Rows::of(&flows);
         rows.header(&mut out).unwrap();
@@ -105,7 +106,10 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let place = lines[0].find("app").unwrap();
-        assert!(lines[1..].iter().all(|line| line[place..].starts_with("-  ") && line[..place].ends_with("  ")), "{text}");
+        assert!(
+            lines[1..].iter().all(|line| line[place..].starts_with("-  ") && line[..place].ends_with("  ")),
+            "{text}"
+        );
         let names: Vec<&str> = lines[1..].iter().map(|line| line.split(' ').next().unwrap()).collect();
         assert_eq!(names, ["tcp", "icmpv6", "200"]);
         // A capture does not know what comes: it goes on as wide as it has to be.

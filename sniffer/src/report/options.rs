@@ -68,7 +68,7 @@ impl Options {
             closing,
             pending_max: PENDING_MAX,
             queue_max: QUEUE_EVENTS_MAX,
-            batch_max: EVENTS_PER_BATCH_MAX,
+            batch_max: BATCH_EVENTS,
         }
     }
 }
@@ -94,6 +94,11 @@ fn content_of(mut file: &File, settings: &str) -> io::Result<String> {
     hash.update(settings.as_bytes());
     Ok(hash.finish().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
 }
+
+/// Events of a batch, of the [`EVENTS_PER_BATCH_MAX`] that there may be: an instance applies a batch whole, and who wants
+/// anything else of it waits for that.
+const BATCH_EVENTS: usize = 500;
+const _: () = assert!(BATCH_EVENTS <= EVENTS_PER_BATCH_MAX);
 
 /// So much of a file's beginning and end tells it apart from others.
 const CONTENT_BYTES: u64 = 64 << 10;

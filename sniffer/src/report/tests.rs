@@ -231,7 +231,16 @@ impl Instance {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mood = Arc::new(mood);
         let service = Service { fleet: fleet.clone(), mood: mood.clone() };
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let listener = loop {
+            match runtime.block_on(TcpListener::bind(address)) {
+                // The one that was there before goes in its own time.
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                bound => break bound.unwrap(),
+            }
+        };
         let address = listener.local_addr().unwrap();
         let mut server = Server::builder();
         if let Some(identity) = identity {
@@ -559,12 +568,13 @@ fn a_fleet_without_a_table_of_flows_ends_it_and_what_is_no_instance_is_named() {
     // Not gRPC: it may be a typing error, or an instance that comes up behind a proxy.
     let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = web.local_addr().unwrap();
-    let answering = std::thread::spawn(move || {
-        let (mut stream, _) = web.accept().unwrap();
-        std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+    // As long as the test runs: it is asked again and again.
+    std::thread::spawn(move || {
+        for mut stream in web.incoming().flatten() {
+            std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").ok();
+        }
     });
     let reporter = Reporter::start(options(&[address], Closing::ByAge)).unwrap();
-    answering.join().unwrap();
     until("it says what may help", || reporter.trouble().is_some_and(|why| why.contains("is this the gRPC port")));
     assert_eq!(reporter.ended(), None);
 }

@@ -180,7 +180,7 @@ impl FlowPosition {
 }
 
 /// The table once it has what `place` knows of it, which another instance may have told that was ahead. What is of another
-/// fleet is not waited for.
+/// fleet, or of none that could be, is not waited for.
 ///
 /// # Errors
 /// `Unavailable` if it does not have it within [`CATCH_UP_PATIENCE`].
@@ -194,7 +194,7 @@ pub async fn tables_with<C: Control, T: Mark>(
     loop {
         changed.borrow_and_update();
         let tables = control.flows(consistency).await?;
-        let place = place.filter(|place| place.is_of(&tables));
+        let place = place.filter(|place| place.is_of(&tables) && place.shards.len() == tables.shards.len());
         let Some((shard, at, applied)) = place.and_then(|place| place.ahead_of(&tables)) else { return Ok(tables) };
         if !matches!(timeout_at(until, changed.changed()).await, Ok(Ok(()))) {
             return Err(ControlError::Unavailable(format!(

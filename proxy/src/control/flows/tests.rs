@@ -264,7 +264,8 @@ fn who_comes_from_another_fleet_is_told_so_and_gets_all_there_is() {
     let mut shards = Shards::new(FlowLimits::default());
     shards.report("a", (1..=20).map(|port| event(port, 1)).collect());
     let mut follower = Follower::default();
-    let mut watch = FlowWatch::new(&shards.tables(), FlowFilter::default(), Some(FlowPosition::start(&shards.tables())));
+    let mut watch =
+        FlowWatch::new(&shards.tables(), FlowFilter::default(), Some(FlowPosition::start(&shards.tables())));
     follower.hear(watch.as_mut().unwrap().news(&shards.tables(), 1_000));
     let position = watch.unwrap().position().to_string();
     assert_eq!((follower.flows.len(), follower.resets), (20, 0));

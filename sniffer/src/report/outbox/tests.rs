@@ -120,7 +120,7 @@ fn a_batch_leaves_when_it_is_old_or_large() {
     assert!((BATCH_BYTES_MAX..2 * BATCH_BYTES_MAX).contains(&bytes));
     let fit = BATCH_BYTES_MAX / (bytes / 1_000);
     let sent = told.sent_within(0);
-    assert!(sent.len() == 1 && sent[0].2.abs_diff(fit) <= 1, "{sent:?}, {fit}");
+    assert!(sent.len() == 1 && sent[0].2.abs_diff(fit) <= 3, "{sent:?}, {fit}");
     assert_eq!(told.outbox.counters().in_flight + told.outbox.counters().pending, 1 + 2_001 + 1_000);
 }
 
