@@ -161,7 +161,8 @@ fn refusing_everybody_inside_a_wide_event_is_no_agreement() {
 #[test]
 fn behind_a_vip_an_ask_is_excused_while_the_network_may_still_lead_to_who_left_and_when_nobody_is_left() {
     let second = |count: u64| Moment(count * 1_000_000);
-    let mut timeline = Timeline { instances: 2, ..Timeline::default() };
+    let mut timeline = Timeline::default();
+    timeline.instances = 2;
     let outage = |timeline: &Timeline, at: Moment| timeline.outage(InstanceId::ANY, at, at);
     timeline.instance_leaves(InstanceId(0), Outage::Down, second(10));
     assert_eq!(outage(&timeline, second(9)), None);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use loadtest::error::Result;
+use loadtest::farm::{Backend, Cut};
 use loadtest::fleet::site::{POOL_PORTS, Site};
 use loadtest::fleet::{Change, Fleet, Server};
 use loadtest::http::connect_from;
@@ -229,11 +230,16 @@ impl Fleet for FakeFleet {
     }
 
     fn entrance(&self, instance: InstanceId, pool: usize) -> SocketAddr {
-        (self.source(instance), POOL_PORTS[pool]).into()
+        (self.at(instance).shared.address(), POOL_PORTS[pool]).into()
     }
 
-    fn source(&self, instance: InstanceId) -> IpAddr {
-        self.at(instance).shared.address()
+    fn is_anycast(&self) -> bool {
+        false
+    }
+
+    fn instance_at(&self, source: IpAddr) -> Option<InstanceId> {
+        let index = self.instances.iter().position(|instance| instance.shared.address() == source)?;
+        Some(InstanceId(index as u8))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<()> {
@@ -256,6 +262,10 @@ impl Fleet for FakeFleet {
         let it = self.at(instance);
         let shut = *it.shared.isolated.borrow() && it.shared.manner != Manner::GoesOnAlone;
         it.tasks.lock().unwrap().is_some() && !*it.shared.paused.borrow() && !shut
+    }
+
+    async fn is_announced(&self, _instance: InstanceId) -> bool {
+        true
     }
 
     async fn kill(&self, instance: InstanceId) -> Result<()> {
@@ -316,6 +326,13 @@ impl Fleet for FakeFleet {
         shared.isolated.send_replace(false);
         *shared.own.lock().unwrap() = None;
         Ok(())
+    }
+
+    async fn skew(&self, instance: InstanceId, backend: &Backend, cut: Option<Cut>) -> Result<()> {
+        match cut {
+            Some(cut) => backend.cut(self.at(instance).shared.address(), cut).await,
+            None => backend.heal().await,
+        }
     }
 
     async fn change(&self, pool: usize, change: &Change, _via: &[InstanceId]) -> Result<()> {

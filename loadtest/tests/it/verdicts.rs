@@ -11,7 +11,7 @@ use crate::fake::{Fakes, Manner};
 
 async fn play(name: &'static str, manner: Manner) -> Outcome {
     let plan = Plan { instances: 3, clients: 60, visits_per_second: 80, seconds: 4, seed: 7, keep: Keep::Never };
-    let outcome = perform(Scenario::named(name).unwrap(), &plan, &Fakes(manner), &|_: &Beat| {}).await.unwrap();
+    let outcome = perform(Scenario::named(name).unwrap(), &plan, &Fakes(manner), None, &|_: &Beat| {}).await.unwrap();
     println!("{}", report::table(std::slice::from_ref(&outcome)));
     for remark in report::remarks(&outcome) {
         println!("{remark}");
