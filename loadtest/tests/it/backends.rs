@@ -41,7 +41,7 @@ async fn one_port_speaks_lines_raw_bytes_and_http() {
             (200, b"s1".as_slice(), Some("s1"))
         );
     }
-    let head = "HTTP/1.1 200 OK\r\nx-backend: s1\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello";
+    let head = "HTTP/1.1 200 OK\r\nx-backend: s1\r\nx-from: 127.0.0.1\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello";
     say(&mut web, b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello", head.as_bytes()).await;
     let chunked =
         b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
