@@ -130,6 +130,12 @@ impl Scenario {
         SCENARIOS.into_iter().find(|scenario| scenario.name == name)
     }
 
+    /// Whether it takes a router before the instances.
+    #[must_use]
+    pub fn needs_farm(&self) -> bool {
+        self.name == "router-path"
+    }
+
     /// How much may be lost, known before it starts: a share of the asks that are planned.
     pub fn budget(&self, plan: &Plan) -> Budget {
         let asks = u64::from(plan.visits_per_second) * u64::from(plan.instances) * plan.seconds;

@@ -106,7 +106,7 @@ fn keep(arguments: &StickArguments, product: &Product) -> Keep {
 
 fn chosen(names: &str, farm: bool) -> Result<Vec<Scenario>> {
     if names == "all" {
-        return Ok(SCENARIOS.into_iter().filter(|scenario| farm || scenario.name != "router-path").collect());
+        return Ok(SCENARIOS.into_iter().filter(|scenario| farm || !scenario.needs_farm()).collect());
     }
     let known = || SCENARIOS.map(|scenario| scenario.name).join(", ");
     names

@@ -51,6 +51,10 @@ fn the_demo_says_by_its_verdict_whether_the_promise_was_kept() {
 
 async fn honest() {
     for outcome in join_all(SCENARIOS.map(|scenario| play(scenario.name, Manner::Honest))).await {
+        if outcome.scenario.needs_farm() {
+            assert!(outcome.not_applicable.is_some(), "there is no router");
+            continue;
+        }
         assert_eq!(outcome.verdict.reasons, Vec::<String>::new(), "{}", outcome.scenario.name);
         assert!(outcome.tally.clients >= 60 && outcome.tally.by_backend.len() >= 4);
     }
