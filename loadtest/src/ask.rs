@@ -52,21 +52,19 @@ pub async fn ask(source: Ipv4Addr, entrance: SocketAddr, door: Door, deadline: D
 
 async fn ask_tcp(source: Ipv4Addr, entrance: SocketAddr) -> io::Result<Reply> {
     let mut stream = http::connect_from(source, entrance).await?;
-    stream.write_all(b"from\nwho\n").await?;
-    let mut lines = Vec::with_capacity(64);
-    while lines.iter().filter(|byte| **byte == b'\n').count() < 2 {
-        if lines.len() > ANSWER_BYTES_MAX {
+    stream.write_all(b"from who\n").await?;
+    let mut line = Vec::with_capacity(64);
+    while !line.ends_with(b"\n") {
+        if line.len() > ANSWER_BYTES_MAX {
             return Ok(Reply::Garbled);
         }
-        if stream.read_buf(&mut lines).await? == 0 {
-            return Ok(if lines.is_empty() { Reply::Refused } else { Reply::Garbled });
+        if stream.read_buf(&mut line).await? == 0 {
+            return Ok(if line.is_empty() { Reply::Refused } else { Reply::Garbled });
         }
     }
-    let lines = String::from_utf8_lossy(&lines);
-    let mut lines = lines.lines();
-    Ok(match (lines.next().map(str::parse), lines.next(), lines.next()) {
-        (Some(Ok(from)), Some(name), None) => Reply::Name(name.to_owned(), Some(from)),
-        _ => Reply::Garbled,
+    Ok(match String::from_utf8_lossy(&line).trim_end().split_once(' ') {
+        Some((from, name)) => Reply::Name(name.to_owned(), from.parse().ok()),
+        None => Reply::Garbled,
     })
 }
 

@@ -10,7 +10,7 @@ use super::websocket;
 
 /// Serves one connection to its end. `source` is whom the kernel says it comes from.
 ///
-/// Lines: `who` is answered with the name, `from` with the source address, `echo TEXT` with `TEXT`, `give N` with N bytes;
+/// Lines: `who` is answered with the name, `from` with the source address, `from who` with both, `echo TEXT` with `TEXT`, `give N` with N bytes;
 /// anything else comes back as it is, and from then on every byte does.
 pub async fn connection(stream: &mut TcpStream, source: IpAddr, name: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -44,6 +44,7 @@ async fn lines(input: &mut Input<'_>, source: IpAddr, name: &str) -> io::Result<
             let answer = match words {
                 b"who" => format!("{name}\n").into_bytes(),
                 b"from" => format!("{source}\n").into_bytes(),
+                b"from who" => format!("{source} {name}\n").into_bytes(),
                 _ => match words.strip_prefix(b"echo ") {
                     Some(text) => [text, b"\n"].concat(),
                     None => {
